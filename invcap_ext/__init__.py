@@ -1,0 +1,21 @@
+"""Invertible layers y = leaky_relu(L U x + b), with kernels of their own in both directions."""
+
+from invcap_ext._build import BuildInfo, build_info, check_built
+
+check_built()
+
+from invcap_ext.diagnostics import LayerRoundTrip, RoundTrip, round_trip  # noqa: E402
+from invcap_ext.functional import lu_leaky, lu_leaky_inverse  # noqa: E402
+from invcap_ext.layers import InvertibleLinear, InvertibleNetwork  # noqa: E402
+
+__all__ = [
+    "BuildInfo",
+    "InvertibleLinear",
+    "InvertibleNetwork",
+    "LayerRoundTrip",
+    "RoundTrip",
+    "build_info",
+    "lu_leaky",
+    "lu_leaky_inverse",
+    "round_trip",
+]

@@ -1,0 +1,62 @@
+"""What the extension was built for, checked before it is loaded."""
+
+import re
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import torch
+
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
+SOURCE = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """How `invcap_ext._C` was built.
+
+    Attributes:
+        torch: version of torch it was built against.
+        cuda: version of CUDA its kernels were built with; None for the CPU alone.
+        compiler: the C++ compiler.
+    """
+
+    torch: str
+    cuda: str | None
+    compiler: str
+
+
+def build_info() -> BuildInfo:
+    """Returns how the installed extension was built."""
+    from invcap_ext import _C
+
+    return BuildInfo(**_C.build_info())
+
+
+def check_built() -> None:
+    """Raises ImportError where the extension is missing or belongs to another torch.
+
+    Loading a library built against another minor version of torch ends in undefined symbols or
+    worse, so this reads what the installed package requires instead.
+    """
+    if util.find_spec("invcap_ext._C") is None:
+        raise ImportError(
+            f"invcap_ext is not built in {SOURCE}; build it with: {REBUILD} -e {SOURCE}"
+        )
+    requirements = metadata.requires("invcap") or []
+    check_torch(next(filter(None, map(required_torch, requirements))), torch.__version__)
+
+
+def required_torch(requirement: str) -> str | None:
+    """Returns "2.13" of "torch==2.13.*", None of any other requirement."""
+    match = re.fullmatch(r"torch==(\d+\.\d+)\.\*", requirement)
+    return match and match[1]
+
+
+def check_torch(built: str, running: str) -> None:
+    """Raises ImportError unless `running`, a full version, is of the minor version `built`."""
+    if running.split(".")[:2] != built.split("."):
+        raise ImportError(
+            f"invcap_ext was built against torch {built}, but torch {running} is running; "
+            f"build it again in its source folder with: {REBUILD} ."
+        )

@@ -1,0 +1,167 @@
+"""Invertible modules: one layer, and a stack of them."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from invcap_ext import _C
+from invcap_ext.functional import lu_leaky, lu_leaky_inverse
+from invcap_ext.recompute import recomputed
+
+
+class InvertibleLinear(nn.Module):
+    """y = leaky_relu(L U x + b), with L and U triangular and a constant on both diagonals.
+
+    log|det dy/dx| = 2 n log|c| + (number of z < 0) log s, per row.
+
+    Args:
+        features: n, the size of a row in both directions.
+        bias: whether there is a b.
+        diagonal: the constant c, finite and not zero; n(n - 1) numbers beside it are trained.
+        negative_slope: s > 0; 1 for no activation.
+
+    Shapes: x, y (..., n); lu (n, n), strict triangles of L and U; bias (n,).
+
+    Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        bias: bool = True,
+        diagonal: float = 1.0,
+        negative_slope: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("features", features)
+        _C.check_settings(diagonal, negative_slope)
+        self.features = features
+        self.diagonal = diagonal
+        self.negative_slope = negative_slope
+        self.lu = nn.Parameter(torch.empty(features, features, device=device, dtype=dtype))
+        self.bias = (
+            nn.Parameter(torch.empty(features, device=device, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the triangles uniform in +-|c| / n, where |T^-1| stays below e / |c|; b is zero."""
+        bound = abs(self.diagonal) / self.features
+        with torch.no_grad():
+            self.lu.uniform_(-bound, bound).fill_diagonal_(0)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps x to y, both (..., n)."""
+        return lu_leaky(x, self.lu, self.bias, self.diagonal, self.negative_slope)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Maps y to the x that `forward` maps to it, both (..., n)."""
+        return lu_leaky_inverse(y, self.lu, self.bias, self.diagonal, self.negative_slope)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns log|det dy/dx| of each row, (...,), for y = forward(x)."""
+        negative = (y < 0).sum(-1).to(torch.promote_types(y.dtype, torch.float32))
+        volume = 2 * self.features * math.log(abs(self.diagonal))
+        return volume + negative * math.log(self.negative_slope)
+
+    @property
+    def lower(self) -> Tensor:
+        """L, dense (n, n)."""
+        return self.lu.tril(-1) + self._scaled_identity()
+
+    @property
+    def upper(self) -> Tensor:
+        """U, dense (n, n)."""
+        return self.lu.triu(1) + self._scaled_identity()
+
+    @property
+    def weight(self) -> Tensor:
+        """L U, dense (n, n): the merged matrix, at the cost of a dense product."""
+        return self.lower @ self.upper
+
+    def _scaled_identity(self) -> Tensor:
+        ones = torch.eye(self.features, dtype=self.lu.dtype, device=self.lu.device)
+        return self.diagonal * ones
+
+    def extra_repr(self) -> str:
+        return (
+            f"features={self.features}, bias={self.bias is not None}, "
+            f"diagonal={self.diagonal:g}, negative_slope={self.negative_slope:g}"
+        )
+
+
+class InvertibleNetwork(nn.Module):
+    """A stack of `InvertibleLinear`; the last layer has no activation.
+
+    Args:
+        features: n, the size of a row in both directions.
+        depth: number of layers.
+        negative_slope: s of the activations between layers.
+        diagonal: the constant on all diagonals.
+        activations: "store" keeps what backward needs, two rows of n numbers per layer and row;
+            "recompute" keeps one for the whole stack and recovers the rest by running the layers
+            the other way, one more pass per backward.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        depth: int,
+        negative_slope: float = 0.1,
+        diagonal: float = 1.0,
+        activations: Literal["store", "recompute"] = "store",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("depth", depth)
+        if activations not in ("store", "recompute"):
+            raise ValueError(f"activations must be 'store' or 'recompute', got {activations!r}")
+        self.features = features
+        self.activations = activations
+        slopes = [negative_slope] * (depth - 1) + [1.0]
+        self.layers = nn.ModuleList(
+            InvertibleLinear(
+                features, diagonal=diagonal, negative_slope=slope, device=device, dtype=dtype
+            )
+            for slope in slopes
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps x to y, both (..., n)."""
+        if self.activations == "recompute":
+            return recomputed(x, list(self.layers), inverse=False)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Maps y to the x that `forward` maps to it, both (..., n)."""
+        if self.activations == "recompute":
+            return recomputed(y, list(self.layers), inverse=True)
+        for layer in reversed(self.layers):
+            y = layer.inverse(y)
+        return y
+
+    def log_abs_det_jacobian(self, x: Tensor) -> Tensor:
+        """Returns log|det df/dx| of each row of x, (...,), at the cost of a forward pass."""
+        total = torch.zeros((), device=x.device)
+        for layer in self.layers:
+            y = layer(x)
+            total = total + layer.log_abs_det_jacobian(x, y)
+            x = y
+        return total
+
+    def extra_repr(self) -> str:
+        return f"activations={self.activations!r}"
+
+
+def check_positive(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
