@@ -19,6 +19,8 @@ class CMakeBuild(build_ext):
     def build_extension(self, extension: Extension) -> None:
         source = Path(__file__).parent.resolve()
         package = Path(self.get_ext_fullpath(extension.name)).parent.resolve()
+        # Without build isolation, pip leaves the environment's own cmake and ninja off the path.
+        tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         build = Path(self.build_temp).resolve() / f"torch-{torch.__version__}"
         subprocess.run(
             [
@@ -29,8 +31,11 @@ class CMakeBuild(build_ext):
                 f"-DINVCAP_CUDA={os.environ.get('INVCAP_CUDA', 'auto')}",
             ],
             check=True,
+            env=os.environ | tools,
         )
-        subprocess.run(["cmake", "--build", build, "--target", "install"], check=True)
+        subprocess.run(
+            ["cmake", "--build", build, "--target", "install"], check=True, env=os.environ | tools
+        )
 
 
 def dependencies() -> list[str]:

@@ -22,8 +22,14 @@ void check_settings(double diagonal, double negative_slope) {
                     "negative_slope must be finite and greater than zero, got ", negative_slope);
 }
 
+void check_dense(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_TYPE(tensor.layout() == at::kStrided, name, " must be a dense (strided) tensor, got ",
+                   tensor.layout());
+}
+
 void check_like(const char* name, const at::Tensor& tensor, const char* reference_name,
                 const at::Tensor& reference) {
+  check_dense(name, tensor);
   TORCH_CHECK_TYPE(tensor.scalar_type() == reference.scalar_type(), name,
                    " must have the dtype of ", reference_name, ", ", reference.scalar_type(),
                    ", got ", tensor.scalar_type());
@@ -35,6 +41,7 @@ void check_like(const char* name, const at::Tensor& tensor, const char* referenc
 void check_arguments(const char* name, const at::Tensor& input, const at::Tensor& lu,
                      const Optional& bias, double diagonal, double negative_slope) {
   check_settings(diagonal, negative_slope);
+  check_dense("lu", lu);
   const auto dtype = lu.scalar_type();
   TORCH_CHECK_TYPE(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,

@@ -1,7 +1,7 @@
 """The layer y = leaky_relu(L U x + b) and its inverse as differentiable operators.
 
 Each operator stands here with its fake kernel and its derivative; the arithmetic is in `csrc/`.
-Rows are the last dimension, so that h = U x reads h = x U^T. Notation, as everywhere in the project:
+Rows are the last dimension, so that h = U x reads h = x U^T. Notation, as everywhere here:
 
     h = x U^T        z = h L^T + b        y = z where z >= 0, else s z
 """
@@ -82,14 +82,48 @@ def lu_leaky_inverse(
     return torch.ops.invcap.lu_leaky_inverse(y, lu, bias, diagonal, negative_slope)[0]
 
 
-@torch.library.register_fake("invcap::lu_leaky")
-@torch.library.register_fake("invcap::lu_leaky_inverse")
-def _fake(
-    rows: Tensor, lu: Tensor, bias: Tensor | None, diagonal: float, negative_slope: float
-) -> tuple[Tensor, Tensor]:
-    torch._check_value(rows.shape[-1] == lu.shape[0], lambda: f"got {rows.shape} for lu {lu.shape}")
-    torch._check_value(rows.device == lu.device, lambda: f"got {rows.device} for lu {lu.device}")
-    return rows.new_empty(rows.shape), rows.new_empty(rows.shape)
+def _check_like_lu(name: str, tensor: Tensor, lu: Tensor, fits: bool, shape: str) -> None:
+    torch._check_value(
+        fits, lambda: f"{name} must have shape {shape}, got {tensor.shape} for lu of {lu.shape}"
+    )
+    torch._check_type(
+        tensor.dtype == lu.dtype,
+        lambda: f"{name} must have the dtype of lu, {lu.dtype}, got {tensor.dtype}",
+    )
+    torch._check_value(
+        tensor.device == lu.device,
+        lambda: f"{name} must be on the device of lu, {lu.device}, got {tensor.device}",
+    )
+
+
+def _check_rows(name: str, rows: Tensor, lu: Tensor) -> None:
+    torch._check_type(
+        lu.dtype.is_floating_point,
+        lambda: f"lu must be float32, float64, float16 or bfloat16, got {lu.dtype}",
+    )
+    torch._check_value(
+        lu.dim() == 2 and lu.shape[0] == lu.shape[1],
+        lambda: f"lu must have shape (n, n), got {lu.shape}",
+    )
+    fits = rows.dim() > 0 and rows.shape[-1] == lu.shape[0]
+    _check_like_lu(name, rows, lu, fits, "(..., n)")
+
+
+def _register_fake(operator: str, argument: str) -> None:
+    """A fake kernel checks for itself: a meta tensor beside real ones brings them here too."""
+
+    @torch.library.register_fake(f"invcap::{operator}")
+    def _(
+        rows: Tensor, lu: Tensor, bias: Tensor | None, diagonal: float, negative_slope: float
+    ) -> tuple[Tensor, Tensor]:
+        _check_rows(argument, rows, lu)
+        if bias is not None:
+            _check_like_lu("bias", bias, lu, bias.shape == lu.shape[:1], "(n,)")
+        return rows.new_empty(rows.shape), rows.new_empty(rows.shape)
+
+
+_register_fake("lu_leaky", "x")
+_register_fake("lu_leaky_inverse", "y")
 
 
 @torch.library.register_fake("invcap::lu_leaky_backward")
@@ -103,6 +137,9 @@ def _backward_fake(
     diagonal: float,
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_rows("x", x, lu)
+    for argument, tensor in (("grad", grad), ("y", y), ("h", h)):
+        _check_like_lu(argument, tensor, lu, tensor.shape == x.shape, "of x")
     return grad.new_empty(grad.shape), lu.new_empty(lu.shape), lu.new_empty(lu.shape[:1])
 
 

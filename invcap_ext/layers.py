@@ -38,6 +38,7 @@ class InvertibleLinear(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("features", features)
+        check_floating(dtype)
         _C.check_settings(diagonal, negative_slope)
         self.features = features
         self.diagonal = diagonal
@@ -121,6 +122,7 @@ class InvertibleNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("depth", depth)
+        _C.check_settings(diagonal, negative_slope)
         if activations not in ("store", "recompute"):
             raise ValueError(f"activations must be 'store' or 'recompute', got {activations!r}")
         self.features = features
@@ -163,5 +165,10 @@ class InvertibleNetwork(nn.Module):
 
 
 def check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def check_floating(dtype: torch.dtype | None) -> None:
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, got {dtype}")

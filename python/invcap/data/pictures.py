@@ -1,0 +1,60 @@
+"""Opening picture files: formats, transparency, orientation, and where they may lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset(
+    (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+# Only plain raster formats: Pillow hands EPS, for one, to an external interpreter.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """RGB, with transparency composited onto white and 16-bit grey scaled to 8 bits."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def open_picture(source: Path | IO[bytes]) -> Image.Image:
+    """Decodes a file or a stream of bytes; of an animation, the first frame.
+
+    Raises:
+        OSError: it is not a picture in one of `FORMATS`, or a broken one.
+    """
+    try:
+        with Image.open(source, formats=FORMATS) as picture:
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything for a malformed file
+        raise OSError(f"cannot decode the picture: {error!r}") from error
+
+
+def find_inside(root: Path, name: str) -> Path:
+    """The file called `name` in `root` (a resolved folder), symbolic links followed.
+
+    Raises:
+        OSError: `name` leads out of `root`, or there is no such file.
+    """
+    try:
+        path = (root / name).resolve()
+        inside = path.is_relative_to(root) and not Path(name).is_absolute()
+        exists = inside and path.is_file()
+    except (ValueError, RuntimeError) as error:  # a null character, a loop of links
+        raise OSError(f"not a file name: {error}") from error
+    if not inside:
+        raise OSError(f"points outside the folder {root}")
+    if not exists:
+        raise FileNotFoundError(f"no such file in {root}")
+    return path

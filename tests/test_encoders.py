@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from invcap.autoencoder import ConvAutoencoder
+from invcap.encoders import (
+    PictureEncoder,
+    SentenceEncoder,
+    check_features,
+    fingerprint,
+    fitting_sizes,
+    load_autoencoder,
+)
+
+
+def tiny_kl() -> AutoencoderKL:
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+
+
+def tiny_tiny() -> AutoencoderTiny:
+    torch.manual_seed(0)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+
+
+@pytest.mark.parametrize("make", [tiny_kl, tiny_tiny, ConvAutoencoder])
+def test_any_autoencoder_encodes_bytes_and_decodes_to_bytes(make, tmp_path):
+    make().save_pretrained(tmp_path)
+    encoder = PictureEncoder(load_autoencoder(str(tmp_path)), (16, 24))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
+    latents = encoder.encode(pixels)
+    assert latents.shape == (3, encoder.features) == (3, np.prod(encoder.latent_shape))
+    assert encoder.decode(latents).shape == pixels.shape
+    assert encoder.decode(latents).dtype == np.uint8
+    assert torch.equal(
+        encoder.encode(pixels[1:2])[0].round(decimals=3), latents[1].round(decimals=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"), [(384, (64, 96)), (768, (96, 128)), (1024, (128, 128))]
+)
+def test_the_sizes_that_fit_stable_diffusions_autoencoder_are_found(features, expected):
+    assert fitting_sizes(features, 4, 8, 8)[0] == expected
+
+
+def test_no_size_fits_when_the_channels_do_not_divide_the_features():
+    assert fitting_sizes(10, 4, 8, 8) == []
+
+
+def test_a_mismatch_says_which_sizes_would_fit():
+    pictures = PictureEncoder(ConvAutoencoder(latent_channels=6), (64, 64))
+    with pytest.raises(ValueError, match=r"64 x 64 .* 1536 numbers, .* 384; .* 32x32"):
+        check_features(pictures, SentenceEncoder())
+
+
+def test_a_fingerprint_changes_with_one_weight():
+    model = ConvAutoencoder(channels=8)
+    before = fingerprint(model)
+    assert fingerprint(model) == before
+    with torch.no_grad():
+        model.decoder[0].bias[0] += 1
+    assert fingerprint(model) != before
+
+
+def test_a_folder_without_an_autoencoder_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    with pytest.raises(ValueError, match="expected one of ConvAutoencoder, .* got UNet2DModel"):
+        load_autoencoder(str(tmp_path))
+
+
+def test_like_sentences_have_like_embeddings():
+    encoder = SentenceEncoder()
+    a, b, c = encoder.encode(["a red square", "a square that is red", "the stock market fell"])
+    assert encoder.features == 384
+    assert torch.dist(a, b) < 0.6 * torch.dist(a, c)

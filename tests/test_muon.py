@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from invcap.muon import Muon, orthogonalised
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (10, 40), (40, 10), (16, 3, 3, 3)])
+def test_a_step_direction_has_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    rows, columns = shape[0], torch.zeros(shape)[0].numel()
+    direction = orthogonalised(torch.randn(shape)).flatten(1)
+    values = torch.linalg.svdvals(direction) / max(1, rows / columns) ** 0.5
+    assert direction.shape == (rows, columns)
+    assert 0.3 < values.min() and values.max() < 1.3
+
+
+def test_the_direction_is_the_polar_factor_up_to_the_spread_of_its_singular_values():
+    torch.manual_seed(0)
+    matrix = torch.randn(16, 16)
+    u, _, v = torch.linalg.svd(matrix)
+    direction = orthogonalised(matrix)
+    assert torch.linalg.norm(u.mT @ direction @ v.mT - torch.eye(16), 2) < 0.7
+
+
+def test_steps_reach_the_minimum_of_a_badly_scaled_quadratic():
+    torch.manual_seed(0)
+    target = torch.randn(8, 8)
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    scales = torch.logspace(-2, 0, 8)
+    for step in range(300):
+        optimizer = optimizer if step else Muon([weight], lr=0.05)
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 300)
+        optimizer.zero_grad()
+        (scales[:, None] * (weight - target)).square().sum().backward()
+        optimizer.step()
+    assert (weight - target).abs().max() < 0.15
+
+
+def test_weight_decay_shrinks_a_weight_whose_gradient_is_zero():
+    weight = torch.nn.Parameter(torch.eye(4))
+    weight.grad = torch.zeros(4, 4)
+    Muon([weight], lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(weight.detach(), 0.95 * torch.eye(4))
