@@ -77,7 +77,7 @@ def test_a_fingerprint_changes_with_one_weight():
 
 def test_a_folder_without_an_autoencoder_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
-    with pytest.raises(ValueError, match="expected one of ConvAutoencoder, .* got UNet2DModel"):
+    with pytest.raises(ValueError, match=r"expected one of ConvAutoencoder, .* got UNet2DModel"):
         load_autoencoder(str(tmp_path))
 
 

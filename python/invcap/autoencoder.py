@@ -83,10 +83,10 @@ class AutoencoderSettings:
         seed: seed of weights, batches and noise.
     """
 
-    steps: int = 1000
+    steps: int = 900
     batch_size: int = 32
     learning_rate: float = 0.03
-    noise: float = 0.3
+    noise: float = 0.05
     seed: int = 0
 
 

@@ -69,7 +69,7 @@ def test_another_seed_gives_other_weights(tmp_path):
 )
 def test_resuming_with_other_settings_or_data_is_refused(tmp_path, change, data):
     run(tmp_path, data_fingerprint="same")
-    with pytest.raises(ValueError, match="cannot go on with another (settings|data)"):
+    with pytest.raises(ValueError, match=r"cannot go on with another (settings|data)"):
         run(tmp_path, replace(SETTINGS, **change), resume=True, data_fingerprint=data)
 
 

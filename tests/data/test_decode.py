@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from invcap.data import Example, Skipped, decode_pictures, log_skipped
 from invcap.data.pictures import open_picture
-from PIL import Image
 
 
 def example(path: Path) -> Example:

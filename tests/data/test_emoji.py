@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from invcap.data import load_examples
 from invcap.data.emoji import write_emoji
 from invcap.data.emoji_groups import group_of

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from invcap.data import Examples, load_examples
 
 

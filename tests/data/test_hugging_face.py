@@ -5,8 +5,9 @@ from pathlib import Path
 
 import datasets
 import pytest
-from invcap.data import load_examples
 from PIL import Image
+
+from invcap.data import load_examples
 
 
 @pytest.fixture(autouse=True)

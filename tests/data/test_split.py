@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from invcap.data import Example, split_by_group
 from PIL import Image
+
+from invcap.data import Example, split_by_group
 
 
 def examples(groups: list[str]) -> list[Example]:

@@ -14,8 +14,8 @@ BACKWARD = {
 }
 
 # Largest relative errors over SIZES x BATCHES, both functions: float64 3.8e-15 in values and
-# 5.6e-15 in gradients, float32 6.3e-7 and 1.6e-6, bfloat16 3.4e-3 and 4.8e-3, float16 4.4e-4 and 6.0e-4.
-# The last two are one or two roundings of the result: sums in half precision would not pass.
+# 5.6e-15 in gradients, float32 6.3e-7 and 1.6e-6, bfloat16 3.4e-3 and 4.8e-3, float16 4.4e-4 and
+# 6.0e-4. The last two are one or two roundings of the result: half-precision sums would not pass.
 VALUE_TOLERANCE = dict(zip(DTYPES, (2e-14, 2e-6, 6e-3, 8e-4), strict=True))
 GRADIENT_TOLERANCE = dict(zip(DTYPES, (3e-14, 5e-6, 1e-2, 1.2e-3), strict=True))
 

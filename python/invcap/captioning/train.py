@@ -23,7 +23,7 @@ from invcap.muon import Muon
 from invcap_ext import InvertibleNetwork
 
 OPTIMIZERS = ("muon", "adamw")
-LEARNING_RATES = {"muon": 0.02, "adamw": 2e-3}
+LEARNING_RATES = {"muon": 0.04, "adamw": 2e-3}
 CHECKPOINT = "checkpoint.safetensors"
 
 
