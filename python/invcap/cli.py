@@ -88,6 +88,9 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(help="Of the triangular factors.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs a step.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    generation_weight: Annotated[
+        float | None, typer.Option(help="Of the inverse's error, beside the caption's.")
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
@@ -116,6 +119,7 @@ def train(
             weight_decay=weight_decay,
             batch_size=batch_size,
             steps=steps,
+            generation_weight=generation_weight,
             noise=noise,
             checkpoint_every=checkpoint_every,
         ),
@@ -338,3 +342,7 @@ def _print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
         f"round trip: {metrics['round_trip']['max_abs_error']:.1e}"
     )
     _print(text, [metrics], as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -96,9 +96,9 @@ def load_autoencoder(name: str) -> Autoencoder:
         kind = read_json(folder / "config.json").get("_class_name")
         if kind not in AUTOENCODERS:
             raise ValueError(f"{name}: expected one of {', '.join(AUTOENCODERS)}, got {kind}")
-        return AUTOENCODERS[kind].from_pretrained(name)
+        return AUTOENCODERS[kind].from_pretrained(name, low_cpu_mem_usage=False)
     try:
-        return AutoencoderKL.from_pretrained(name)
+        return AutoencoderKL.from_pretrained(name, low_cpu_mem_usage=False)
     except OSError as error:
         raise ValueError(f"{name}: neither a folder nor a model that loads: {error}") from None
 

@@ -21,7 +21,7 @@ def caption_loss(network: InvertibleNetwork, x: Tensor, e: Tensor) -> dict[str, 
 
 
 def bidirectional_loss(network: InvertibleNetwork, x: Tensor, e: Tensor) -> dict[str, Tensor]:
-    """mean (f(x) - e)^2 + mean (f^-1(e) - x)^2: the same pairs, in both directions."""
+    """mean (f(x) - e)^2 and mean (f^-1(e) - x)^2: the same pairs, in both directions."""
     return {**caption_loss(network, x, e), "generation": F.mse_loss(network.inverse(e), x)}
 
 

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 from invcap.captioning.model import InvertibleCaptioner, squared_distances
 from invcap.captioning.pairs import Pairs
 from invcap.files import replacing, write_text
 
 SHOWN = 16
+SHOWN_ON_SHEET = 8
 SMOOTHING = 25
-ENLARGED = 128
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One held-out picture, (H, W, 3) bytes, and what both directions make of it.
+
+    Attributes:
+        sentence: its caption.
+        found: the nearest of all held-out captions.
+        right: whether `found` is one of its own.
+        picture: as it came.
+        decoded: by the autoencoder alone.
+        drawn: from the sentence, by the network's inverse.
+        round_trip: through the network and back.
+    """
+
+    sentence: str
+    found: str
+    right: bool
+    picture: np.ndarray
+    decoded: np.ndarray
+    drawn: np.ndarray
+    round_trip: np.ndarray
 
 
 def write_report(
@@ -34,78 +59,55 @@ def write_report(
 ) -> None:
     """Writes report.html, one file with its pictures inside, and samples.png into `output`."""
     generator = torch.Generator().manual_seed(seed)
-    shown = torch.randperm(len(held_out.names), generator=generator)[:SHOWN].tolist()
-    rows = _rows(model, held_out.subset(shown), held_out)
-    template = jinja2.Environment(
+    chosen = torch.randperm(len(held_out.names), generator=generator)[:SHOWN].tolist()
+    shown = _show(model, held_out.subset(chosen), held_out)
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("invcap.captioning", "."), autoescape=True
-    ).get_template("report.html")
-    page = template.render(
+    )
+    environment.filters["data_url"] = _data_url
+    page = environment.get_template("report.html").render(
         metrics=metrics,
         settings=settings,
         held_out=len(held_out.names),
-        curves=_curves(history) if history else None,
-        rows=rows,
+        curves=_curves(history),
+        shown=shown,
     )
     write_text(output / "report.html", page)
-    sheet = _sheet(rows[:8])
     with replacing(output / "samples.png") as temporary:
-        sheet.savefig(temporary, format="png", dpi=110)
-    plt.close(sheet)
+        _sheet(shown[:SHOWN_ON_SHEET]).savefig(temporary, format="png", dpi=110)
 
 
 @torch.no_grad()
-def _rows(model: InvertibleCaptioner, shown: Pairs, held_out: Pairs) -> list[dict[str, Any]]:
-    x = model.latents(shown.latents)
-    first = torch.searchsorted(shown.picture, torch.arange(len(shown.names)))
-    own = shown.caption[first]
-    e = model.embeddings(shown.embeddings[own])
+def _show(model: InvertibleCaptioner, chosen: Pairs, held_out: Pairs) -> list[Shown]:
+    own: list[list[int]] = [[] for _ in chosen.names]
+    for picture, caption in zip(chosen.picture.tolist(), chosen.caption.tolist(), strict=True):
+        own[picture].append(caption)
+    x = model.latents(chosen.latents)
+    e = model.embeddings(chosen.embeddings[[captions[0] for captions in own]])
     found = model.network(x)
-    all_embeddings = model.embeddings(held_out.embeddings)
-    nearest = squared_distances(found, all_embeddings).argmin(1).tolist()
-
-    def pictures(latents: torch.Tensor) -> np.ndarray:
-        return model.pictures.decode(model.latents.inverse(latents))
-
-    decoded, drawn = pictures(x), pictures(model.network.inverse(e))
-    round_trips = pictures(model.network.inverse(found))
-    return [
-        {
-            "sentence": shown.captions[own[i]],
-            "found": held_out.captions[nearest[i]],
-            "right": held_out.captions[nearest[i]] in captions,
-            "picture": shown.pixels[i],
-            "decoded": decoded[i],
-            "drawn": drawn[i],
-            "round_trip": round_trips[i],
-            **{
-                f"{name}_url": _data_url(image[i])
-                for name, image in (
-                    ("picture", shown.pixels),
-                    ("decoded", decoded),
-                    ("drawn", drawn),
-                    ("round_trip", round_trips),
-                )
-            },
-        }
-        for i, captions in enumerate(_captions_of_each(shown))
-    ]
-
-
-def _captions_of_each(pairs: Pairs) -> list[list[str]]:
-    captions: list[list[str]] = [[] for _ in pairs.names]
-    for picture, caption in zip(pairs.picture.tolist(), pairs.caption.tolist(), strict=True):
-        captions[picture].append(pairs.captions[caption])
-    return captions
+    nearest = squared_distances(found, model.embeddings(held_out.embeddings)).argmin(1)
+    decoded, drawn, round_trips = (
+        model.pictures.decode(model.latents.inverse(latents))
+        for latents in (x, model.network.inverse(e), model.network.inverse(found))
+    )
+    result = []
+    for i, captions in enumerate(own):
+        sentences = [chosen.captions[caption] for caption in captions]
+        answer = held_out.captions[nearest[i]]
+        pictures = (chosen.pixels[i], decoded[i], drawn[i], round_trips[i])
+        result.append(Shown(sentences[0], answer, answer in sentences, *pictures))
+    return result
 
 
 def _data_url(pixels: np.ndarray) -> str:
-    figure_bytes = io.BytesIO()
-    plt.imsave(figure_bytes, pixels)
-    return "data:image/png;base64," + base64.b64encode(figure_bytes.getvalue()).decode()
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def _curves(history: dict[str, list[float]]) -> str:
-    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
     for name, values in history.items():
         window = min(SMOOTHING, len(values))
         axes.plot(np.convolve(values, np.ones(window) / window, "valid"), label=name)
@@ -116,18 +118,16 @@ def _curves(history: dict[str, list[float]]) -> str:
     axes.legend()
     svg = io.StringIO()
     figure.savefig(svg, format="svg")
-    plt.close(figure)
     return svg.getvalue()[svg.getvalue().index("<svg") :]
 
 
-def _sheet(rows: Sequence[dict[str, Any]]) -> Figure:
-    figure, axes = plt.subplots(
-        2, len(rows), figsize=(1.75 * len(rows), 4.4), layout="constrained", squeeze=False
-    )
-    for column, row in zip(axes.T, rows, strict=True):
-        column[0].set_title(row["sentence"], fontsize=8, wrap=True)
-        for axis, name in zip(column, ("picture", "drawn"), strict=True):
-            axis.imshow(row[name])
+def _sheet(shown: Sequence[Shown]) -> Figure:
+    figure = Figure(figsize=(1.75 * len(shown), 4.4), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for (above, below), one in zip(axes.T, shown, strict=True):
+        above.set_title(textwrap.fill(one.sentence, 28), fontsize=8)
+        for axis, pixels in ((above, one.picture), (below, one.drawn)):
+            axis.imshow(pixels)
             axis.set(xticks=[], yticks=[])
     axes[0, 0].set_ylabel("held-out picture")
     axes[1, 0].set_ylabel("drawn from the sentence")

@@ -42,6 +42,7 @@ class TrainSettings:
         batch_size: pairs a step: pictures drawn uniformly, each with one of its captions.
         steps: optimiser steps.
         warmup: share of the steps in which the learning rate rises.
+        generation_weight: of the inverse's error beside the caption's ("bidirectional").
         max_norm: gradients are clipped to this norm.
         noise: deviation of what is added to latents ("likelihood" needs it).
         checkpoint_every: steps between checkpoints.
@@ -57,6 +58,7 @@ class TrainSettings:
     batch_size: int = 512
     steps: int = 2000
     warmup: float = 0.03
+    generation_weight: float = 3.0
     max_norm: float = 1.0
     noise: float = 0.0
     checkpoint_every: int = 250
@@ -88,7 +90,7 @@ class Trainee(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
     def losses(self, objective: Objective, x: Tensor, e: Tensor) -> dict[str, Tensor]:
-        """The terms of an objective, to be summed."""
+        """The terms of an objective, to be weighted and summed."""
         if objective == "likelihood":
             return likelihood_loss(self.network, x, e, self.log_sigma)
         loss = bidirectional_loss if objective == "bidirectional" else caption_loss
@@ -127,6 +129,7 @@ def train_network(
     optimizers = _optimizers(trainee, settings)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     identity = {"settings": json.dumps(asdict(settings)), "data": data_fingerprint}
+    weights = {"generation": settings.generation_weight}
     path = output / CHECKPOINT
     progress = Progress()
     if resume and path.exists():
@@ -134,7 +137,7 @@ def train_network(
     while progress.step < settings.steps:
         x, e = _batch(latents, embeddings, captions_of, settings, progress.step)
         losses = trainee.losses(settings.objective, x, e)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = sum(weights.get(name, 1.0) * value for name, value in losses.items())
         if not loss.isfinite():
             raise TrainingDivergedError(
                 f"the loss is {loss.item()} at step {progress.step + 1}; try a smaller "
