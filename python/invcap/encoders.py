@@ -75,7 +75,7 @@ class SentenceEncoder:
     @property
     def features(self) -> int:
         """Numbers of an embedding."""
-        return self.model.get_sentence_embedding_dimension()
+        return self.model.get_embedding_dimension()
 
     def encode(self, sentences: Sequence[str], progress: bool = False) -> Tensor:
         """Maps sentences to embeddings, (len(sentences), features) float32."""

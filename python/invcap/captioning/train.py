@@ -58,7 +58,7 @@ class TrainSettings:
     batch_size: int = 512
     steps: int = 2000
     warmup: float = 0.03
-    generation_weight: float = 3.0
+    generation_weight: float = 4.0
     max_norm: float = 1.0
     noise: float = 0.0
     checkpoint_every: int = 250

@@ -18,26 +18,26 @@ COLOURS = {
     "white": (255, 255, 255),
     "gray": (128, 128, 128),
     "red": (225, 25, 30),
-    "orange": (255, 140, 0),
-    "yellow": (255, 230, 20),
-    "green": (20, 150, 50),
+    "orange": (255, 125, 0),
+    "yellow": (255, 240, 40),
+    "green": (20, 180, 60),
     "cyan": (60, 220, 230),
     "blue": (20, 50, 220),
     "purple": (120, 20, 150),
-    "pink": (255, 130, 190),
+    "pink": (255, 110, 180),
 }
 SHAPES = ("square", "circle", "triangle", "diamond", "cross", "star", "ring", "heart")
-SIZES = {"small": 0.14, "medium": 0.2, "large": 0.27}  # radius over the picture's side
+SIZES = {"small": 0.18, "medium": 0.235, "large": 0.29}  # radius over the picture's side
 PLACES = {  # centre over the picture's side
     "in the center": (0.5, 0.5),
-    "at the top": (0.5, 0.28),
-    "at the bottom": (0.5, 0.72),
-    "on the left": (0.28, 0.5),
-    "on the right": (0.72, 0.5),
-    "in the top left corner": (0.28, 0.28),
-    "in the top right corner": (0.72, 0.28),
-    "in the bottom left corner": (0.28, 0.72),
-    "in the bottom right corner": (0.72, 0.72),
+    "at the top": (0.5, 0.29),
+    "at the bottom": (0.5, 0.71),
+    "on the left": (0.29, 0.5),
+    "on the right": (0.71, 0.5),
+    "in the top left corner": (0.29, 0.29),
+    "in the top right corner": (0.71, 0.29),
+    "in the bottom left corner": (0.29, 0.71),
+    "in the bottom right corner": (0.71, 0.71),
 }
 WORDINGS = (
     "a {size} {colour} {shape} {place} of the image, {background} background",
