@@ -86,7 +86,7 @@ class AutoencoderSettings:
     steps: int = 900
     batch_size: int = 32
     learning_rate: float = 0.03
-    noise: float = 0.03
+    noise: float = 0.025
     seed: int = 0
 
 

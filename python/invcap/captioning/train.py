@@ -56,7 +56,7 @@ class TrainSettings:
     learning_rate: float | None = None
     weight_decay: float = 0.0
     batch_size: int = 512
-    steps: int = 2000
+    steps: int = 2100
     warmup: float = 0.03
     generation_weight: float = 4.0
     max_norm: float = 1.0
