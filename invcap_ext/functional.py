@@ -181,8 +181,24 @@ def _factors(lu: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
     return lu.tril(-1) + scaled_identity, lu.triu(1) + scaled_identity
 
 
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def _as_rows(n: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(tensor.reshape(-1, n) for tensor in tensors)
+    return tuple(tensor.reshape(-1, n).to(_widened(tensor.dtype)) for tensor in tensors)
+
+
+def _leaky(rows: Tensor, y: Tensor, slope: float) -> Tensor:
+    return torch.where(y < 0, slope * rows, rows)
+
+
+def _double_backward_result(
+    grad_grad: Tensor, grad_x: Tensor, grad_lu: Tensor, dtype: torch.dtype, shape: torch.Size
+):
+    """One gradient for each argument of a backward operator."""
+    grad_grad, grad_x = (rows.to(dtype).reshape(shape) for rows in (grad_grad, grad_x))
+    return grad_grad, grad_x, None, None, grad_lu.to(dtype), None, None
 
 
 def _lu_leaky_double_backward(ctx, vx: Tensor, vlu: Tensor, vb: Tensor):
@@ -193,18 +209,18 @@ def _lu_leaky_double_backward(ctx, vx: Tensor, vlu: Tensor, vb: Tensor):
     of z in the direction (vx, vlu, vb). Plain torch, hence differentiable to any order.
     """
     gy, x, y, lu = ctx.saved_tensors
-    shape, n = x.shape, lu.shape[0]
-    gy, x, y, vx = _as_rows(n, gy, x, y, vx)
+    dtype, shape, n = x.dtype, x.shape, lu.shape[0]
+    gy, x, y, vx, lu, vlu, vb = _as_rows(n, gy, x, y, vx, lu, vlu, vb)
     lower, upper = _factors(lu, ctx.diagonal)
     v_lower, v_upper = vlu.tril(-1), vlu.triu(1)
-    slope = torch.where(y < 0, ctx.negative_slope, 1.0).to(y.dtype)
-    gz = gy * slope
+    gz = _leaky(gy, y, ctx.negative_slope)
     gh = gz @ lower
     dh = vx @ upper.T + x @ v_upper.T
     dz = dh @ lower.T + x @ upper.T @ v_lower.T + vb
     grad_x = gh @ v_upper + gz @ v_lower @ upper
     grad_lu = (gz.T @ dh).tril(-1) + (gh.T @ vx + (gz @ v_lower).T @ x).triu(1)
-    return (slope * dz).reshape(shape), grad_x.reshape(shape), None, None, grad_lu, None, None
+    grad_gy = _leaky(dz, y, ctx.negative_slope)
+    return _double_backward_result(grad_gy, grad_x, grad_lu, dtype, shape)
 
 
 def _lu_leaky_inverse_double_backward(ctx, vy: Tensor, vlu: Tensor, vb: Tensor):
@@ -215,20 +231,19 @@ def _lu_leaky_inverse_double_backward(ctx, vy: Tensor, vlu: Tensor, vb: Tensor):
     Plain torch, hence differentiable to any order.
     """
     gx, x, y, lu = ctx.saved_tensors
-    shape, n = x.shape, lu.shape[0]
-    gx, x, y, vy = _as_rows(n, gx, x, y, vy)
+    dtype, shape, n = x.dtype, x.shape, lu.shape[0]
+    gx, x, y, vy, lu, vlu, vb = _as_rows(n, gx, x, y, vy, lu, vlu, vb)
     lower, upper = _factors(lu, ctx.diagonal)
     v_lower, v_upper = vlu.tril(-1), vlu.triu(1)
-    slope = torch.where(y < 0, ctx.negative_slope, 1.0).to(y.dtype)
     solve = torch.linalg.solve_triangular
     gh = solve(upper, gx, upper=True, left=False)
     gz = solve(lower, gh, upper=False, left=False)
-    a = vy / slope - x @ upper.T @ v_lower.T - vb
+    a = _leaky(vy, y, 1 / ctx.negative_slope) - x @ upper.T @ v_lower.T - vb
     a = solve(lower.T, a, upper=True, left=False)
     grad_gx = solve(upper.T, a - x @ v_upper.T, upper=False, left=False)
     grad_x = -(gz @ v_lower @ upper) - gh @ v_upper
     grad_lu = -(gz.T @ a).tril(-1) - (gh.T @ grad_gx + (gz @ v_lower).T @ x).triu(1)
-    return grad_gx.reshape(shape), grad_x.reshape(shape), None, None, grad_lu, None, None
+    return _double_backward_result(grad_gx, grad_x, grad_lu, dtype, shape)
 
 
 for name, formula, setup in (

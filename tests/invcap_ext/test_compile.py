@@ -33,7 +33,7 @@ def assert_compiles(module: torch.nn.Module, direction: str, backend: str) -> No
     for batch in (7, 12):
         x = make_case(33, batch, torch.float32).rows
         for got, want in zip(outcome(module, compiled, x), outcome(module, eager, x), strict=True):
-            # The loss may be summed in another order, no more: TODO seen.
+            # The loss may be summed in another order, no more.
             assert relative_error(got, want) < 1e-5
 
 

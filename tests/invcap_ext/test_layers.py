@@ -119,7 +119,7 @@ def test_recomputed_activations_give_the_values_and_gradients_of_stored_ones(
     stored, recomputed = outcomes
     assert torch.equal(stored[0], recomputed[0])
     for got, want in zip(recomputed[1:], stored[1:], strict=True):
-        # The rounding of the way back, amplified by the layers it passed: TODO seen.
+        # The rounding of the way back, amplified by the layers it passed.
         assert relative_error(got, want) < 1e-10
 
 
@@ -254,7 +254,7 @@ def test_a_module_moved_to_another_dtype_computes_in_it(
         got = getattr(moved, direction)(x)
         assert got.dtype == dtype
         want = getattr(network.to(dtype).double(), direction)(x.double())
-        # Two layers: TODO roundings of the result at most
+        # Two layers: a few roundings of the result at most
         assert relative_error(got, want) < 8 * torch.finfo(dtype).eps
     got.sum().backward()
     assert all(parameter.grad.dtype == dtype for parameter in moved.parameters())
@@ -342,4 +342,4 @@ def test_eight_layers_after_real_training_invert_themselves_within_the_error_bou
         bound += amplification * size.norm(dim=1)
     error = (network.inverse(y) - x).norm(dim=1)
     assert (error < torch.finfo(torch.float32).eps * bound).all()
-    assert error.max() < 1e-3  # TODO seen
+    assert error.max() < 1e-3
