@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -147,7 +148,11 @@ def train(
     check_features(pictures, sentences)
     pairs = encode_pairs(split.examples, split.pixels, pictures, sentences, cache)
     training, held_out = pairs.subset(split.train), pairs.subset(split.held_out)
-    variant_latents = cached_latents(pictures, flat, cache).view(*variants.shape[:2], -1)
+    training_latents = training.latents[:, None]
+    if data.augment:
+        copies = cached_latents(pictures, variants[:, 1:].reshape(-1, *flat.shape[1:]), cache)
+        copies = copies.view(len(training_latents), data.augment, -1)
+        training_latents = torch.cat([training_latents, copies], 1)
     latents, embeddings = Standardiser.of(training.latents), Standardiser.of(training.embeddings)
     prepared = time.perf_counter()
 
@@ -163,7 +168,7 @@ def train(
                 board.add_scalar(f"loss/{name}", value, step)
 
         trainee, progress = train_network(
-            latents(variant_latents),
+            latents(training_latents),
             embeddings(training.embeddings),
             CaptionsOf(training.picture, training.caption),
             settings,
