@@ -1,0 +1,5 @@
+#include "simt/simt.h"
+
+extern "C" void configure(int order, uint64_t seed, size_t shared_limit, int processors) {
+  simt::settings = {static_cast<simt::Order>(order), seed, shared_limit, processors};
+}

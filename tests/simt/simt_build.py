@@ -1,0 +1,45 @@
+"""Builds the kernels against the harness, as a library for ctypes, once per change of a source."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+HERE = Path(__file__).parent
+CACHE = ROOT / "build" / "simt"
+SANITIZE = os.environ.get("INVCAP_SIMT_SANITIZE", "")
+FLAGS = ["-std=c++20", "-O2", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+
+
+def library(*sources: Path, csrc: Path = CSRC) -> ctypes.CDLL:
+    """Returns the library of these sources and the harness; skips where g++ cannot build it."""
+    compiler = shutil.which("g++")
+    if compiler is None or os.uname().machine != "x86_64":
+        pytest.skip("the SIMT harness needs g++ on x86-64")
+    flags = [*FLAGS, f"-I{csrc}", f"-I{HERE}"]
+    if SANITIZE:
+        flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g"]
+    everything = [*sources, HERE / "settings.cpp", csrc / "simt/simt.cpp", csrc / "simt/fiber.cpp"]
+    key = hashlib.sha256(" ".join(map(str, [*flags, *everything])).encode())
+    for path in sorted([*csrc.glob("*/*"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
+        key.update(path.read_bytes())
+    target = CACHE / f"{sources[0].stem}-{key.hexdigest()[:16]}.so"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        objects = []
+        for source in everything:
+            objects.append(target.with_suffix(f".{source.stem}.o"))
+            command = [compiler, *flags, "-x", "c++", "-c", source, "-o", objects[-1]]
+            subprocess.run(command, check=True)
+        subprocess.run([compiler, *flags, "-shared", *objects, "-o", target], check=True)
+        for path in objects:
+            path.unlink()
+    loaded = ctypes.CDLL(str(target))
+    loaded.configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_int]
+    return loaded
