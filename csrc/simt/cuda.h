@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "simt/shared.h"
 #include "simt/simt.h"
@@ -39,6 +40,8 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, simt::Site site = simt:
       site);
   return lane.out;
 }
+
+inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 
 // The upper half of a float32, rounded to nearest even.
 struct __nv_bfloat16 {

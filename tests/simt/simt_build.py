@@ -15,21 +15,26 @@ HERE = Path(__file__).parent
 CACHE = ROOT / "build" / "simt"
 SANITIZE = os.environ.get("INVCAP_SIMT_SANITIZE", "")
 FLAGS = ["-std=c++20", "-O2", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+FLAGS += ["-fno-strict-aliasing"]  # as nvcc compiles device code
 
 
-def library(*sources: Path, csrc: Path = CSRC) -> ctypes.CDLL:
-    """Returns the library of these sources and the harness; skips where g++ cannot build it."""
+def library(test: Path, *kernels: str, csrc: Path = CSRC) -> ctypes.CDLL:
+    """Returns the library of a test's C++ side, kernels (files in csrc) and the harness.
+
+    Skips where g++ cannot build it.
+    """
     compiler = shutil.which("g++")
     if compiler is None or os.uname().machine != "x86_64":
         pytest.skip("the SIMT harness needs g++ on x86-64")
     flags = [*FLAGS, f"-I{csrc}", f"-I{HERE}"]
     if SANITIZE:
         flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g"]
-    everything = [*sources, HERE / "settings.cpp", csrc / "simt/simt.cpp", csrc / "simt/fiber.cpp"]
+    names = (*kernels, "simt/simt.cpp", "simt/fiber.cpp")
+    everything = [test, HERE / "settings.cpp", *(csrc / name for name in names)]
     key = hashlib.sha256(" ".join(map(str, [*flags, *everything])).encode())
     for path in sorted([*csrc.glob("*/*"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
         key.update(path.read_bytes())
-    target = CACHE / f"{sources[0].stem}-{key.hexdigest()[:16]}.so"
+    target = CACHE / f"{test.stem}-{key.hexdigest()[:16]}.so"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         objects = []

@@ -1,0 +1,208 @@
+"""Every CUDA kernel on the CPU, through its own launcher, against float64.
+
+All sizes, batches and arithmetics run in all four orders (n = 384 in other than float32: each batch
+in two of them): two orders on a chip of 132 processors, where a batch is split into tiles of 16
+rows, two on one of a single processor, where it goes into tiles of 64. The kernels for rows too
+long for shared memory run on a chip that has little of it. Weights are large enough that every part
+of a product counts, both signs of z occur, lu's diagonal is NaN (nobody may read it), and so is
+what outputs hold before.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from reference import DTYPES, Layer, rounded, weight_gradient, widened
+from simt_calls import ORDERS, Chip, Network, kernels, squared_error
+
+SIZES = (1, 2, 31, 33, 64, 96, 127, 128, 129, 384)
+BATCHES = (1, 3, 16, 33, 100)
+# Largest error found relative to the largest element, over all cases: 1.3e-6, 6e-7, 1.5e-15, 9e-4,
+# 7e-3. float16 and bfloat16 round h on its way, 5e-4 and 4e-3 at a time.
+TOLERANCE = {
+    "float32": 4e-6,
+    "tf32x3": 4e-6,
+    "float64": 1e-14,
+    "float16": 3e-3,
+    "bfloat16": 2e-2,
+}
+PROCESSORS = {"ascending": 132, "descending": 1, "random": 1, "warp_ahead": 132}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return kernels()
+
+
+class Case:
+    """One network, rows for it, and what they must become."""
+
+    def __init__(
+        self, loaded, math: str, n: int, rows: int, depth=1, diagonal=0.9, slope=0.3, bias=True
+    ):
+        generator = np.random.default_rng(n * 1000 + rows)
+        draw = generator.standard_normal
+        lus = [0.5 / np.sqrt(n * depth) * draw((n, n)) for _ in range(depth)]
+        biases = [draw(n) if bias else None for _ in range(depth)]
+        for lu in lus:
+            np.fill_diagonal(lu, np.nan)
+        dtype = "float32" if math == "tf32x3" else math
+        self.n, self.rows, self.depth, self.tolerance = n, rows, depth, TOLERANCE[math]
+        self.network = Network(loaded, dtype, lus, biases, diagonal, slope, math == "tf32x3")
+        slopes = [slope] * (depth - 1) + [slope if depth == 1 else 1.0]
+        self.layers = [
+            Layer.of(np.nan_to_num(widened(lu)), 0 if b is None else widened(b), diagonal, s)
+            for lu, b, s in zip(self.network.lus, self.network.biases, slopes, strict=True)
+        ]
+        self.x = rounded(draw((rows, n)), dtype)
+        self.y, self.h = widened(self.x), None
+        for layer in self.layers:
+            self.y, self.h = layer.forward(self.y)
+        self.y_rounded, self.h_rounded = rounded(self.y, dtype), rounded(self.h, dtype)
+        self.grad = rounded(draw((rows, n)), dtype)
+
+    def shapes(self, *names: str) -> dict:
+        return dict.fromkeys(names, (self.rows, self.n))
+
+    def forward(self, chip: Chip) -> list:
+        names = ("out", "out_h") if self.depth == 1 else ("out",)
+        found = self.network.run(chip, "forward", self.rows, self.shapes(*names), x=self.x)
+        return list(zip(found, (self.y, self.h), strict=False))
+
+    def inverse(self, chip: Chip) -> list:
+        names = ("out", "out_h") if self.depth == 1 else ("out",)
+        found = self.network.run(chip, "inverse", self.rows, self.shapes(*names), y=self.y_rounded)
+        x, h = widened(self.y_rounded), None
+        for layer in reversed(self.layers):
+            x, h = layer.inverse(x)
+        return list(zip(found, (x, h), strict=False))
+
+    def row_backward(self, chip: Chip, name: str) -> list:
+        names = self.shapes("out", "out_gz", "out_gh")
+        found = self.network.run(chip, name, self.rows, names, grad=self.grad, y=self.y_rounded)
+        expected = getattr(self.layers[0], name)(widened(self.grad), widened(self.y_rounded))
+        return list(zip(found, expected, strict=True))
+
+    def backward(self, chip: Chip) -> list:
+        return self.row_backward(chip, "backward")
+
+    def inverse_backward(self, chip: Chip) -> list:
+        return self.row_backward(chip, "inverse_backward")
+
+    def weight_gradient(self, chip: Chip) -> list:
+        arrays = {"gz": self.grad, "h": self.h_rounded, "gh": self.y_rounded, "x": self.x}
+        work = self.network.gradient_work(self.rows)
+        shapes = {"out_glu": (self.n, self.n), "out_gb": (self.n,)}
+        found = self.network.run(
+            chip, "weight_gradient", self.rows, shapes, work=work, sign=-1.0, **arrays
+        )
+        assert not widened(found[0]).diagonal().any()
+        expected = weight_gradient(*map(widened, arrays.values()), -1.0)
+        return list(zip(found, expected, strict=True))
+
+    def check(self, results: list) -> None:
+        for found, expected in results:
+            error = np.abs(widened(found) - expected).max()
+            assert error <= self.tolerance * np.abs(expected).max()
+
+
+OPERATIONS = (
+    Case.forward,
+    Case.inverse,
+    Case.backward,
+    Case.inverse_backward,
+    Case.weight_gradient,
+)
+
+
+@cache
+def case(math: str, n: int, rows: int) -> Case:
+    return Case(kernels(), math, n, rows)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_every_operation_agrees_with_float64(math, n, order):
+    chip = Chip(order, seed=n, processors=PROCESSORS[order])
+    batches = BATCHES
+    if n == 384 and math != "float32":
+        batches = BATCHES[list(ORDERS).index(order) % 2 :: 2]
+    for rows in batches:
+        for operation in OPERATIONS:
+            case(math, n, rows).check(operation(case(math, n, rows), chip))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_rows_too_long_for_shared_memory_agree_with_float64(math, order):
+    """Products out of place with trimmed K, and solves window by window (two to four of them)."""
+    chip = Chip(order, shared_limit=72 << 10, processors=1)
+    for n, rows in ((577, 33), (768, 40)):
+        if math in ("float64", "tf32x3") or n == 577:
+            for operation in OPERATIONS[:-1]:
+                case(math, n, rows).check(operation(case(math, n, rows), chip))
+
+
+@pytest.mark.parametrize("math", TOLERANCE)
+@pytest.mark.parametrize(("n", "depth", "slope"), [(33, 3, 0.3), (128, 3, 0.3), (2, 66, 1.0)])
+def test_a_whole_network_agrees_with_float64(loaded, math, n, depth, slope):
+    """In one launch, save for the network of 66 layers, which takes two."""
+    network = Case(loaded, math, n, 33, depth, diagonal=-1.0, slope=slope)
+    network.tolerance *= depth
+    for order in ORDERS:
+        network.check(network.forward(Chip(order)))
+        network.check(network.inverse(Chip(order)))
+
+
+@pytest.mark.parametrize("math", TOLERANCE)
+@pytest.mark.parametrize("rows", [3, 100])
+def test_results_have_the_same_bits_in_every_order(math, rows):
+    for operation in OPERATIONS:
+        runs = [
+            [found.tobytes() for found, _ in operation(case(math, 129, rows), Chip(order, seed))]
+            for seed, order in enumerate([*ORDERS, "random"])
+        ]
+        assert all(run == runs[0] for run in runs)
+
+
+def test_a_layer_without_bias_agrees_with_float64(loaded):
+    for rows in (3, 33):
+        bare = Case(loaded, "float32", 64, rows, bias=False)
+        bare.check(bare.forward(Chip()))
+        bare.check(bare.inverse(Chip()))
+
+
+def test_rows_that_do_not_start_at_16_bytes_agree_with_float64():
+    shifted = Case(kernels(), "float32", 64, 33)
+    for name in ("x", "y_rounded", "grad"):
+        array = getattr(shifted, name)
+        moved = np.empty(array.size + 1, array.dtype)[1:].reshape(array.shape)
+        moved[:] = array
+        setattr(shifted, name, moved)
+    for operation in OPERATIONS:
+        shifted.check(operation(shifted, Chip()))
+
+
+def test_three_tf32_products_are_as_accurate_as_float32():
+    for operation in OPERATIONS:
+        errors = [
+            max(np.abs(widened(found) - expected).max() / np.abs(expected).max()
+                for found, expected in operation(case(math, 384, 100), Chip()))
+            for math in ("float32", "tf32x3")
+        ]  # fmt: skip
+        assert errors[1] <= 4 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 255, 4096])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_squared_error_of_each_picture_agrees_with_float64(loaded, dtype, size, order):
+    generator = np.random.default_rng(size)
+    predicted, noise = (rounded(generator.standard_normal((3, size)), dtype) for _ in range(2))
+    weight = generator.random(3)
+    loss, gradient = squared_error(loaded, Chip(order), dtype, predicted, noise, weight)
+    difference = widened(predicted) - widened(noise)
+    np.testing.assert_allclose(loss, weight * (difference**2).sum(1), rtol=1e-5)
+    slope = 2 * weight[:, None] * difference
+    assert np.abs(widened(gradient) - slope).max() <= TOLERANCE[dtype] * np.abs(slope).max()
