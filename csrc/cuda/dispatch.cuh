@@ -66,15 +66,37 @@ unsigned blocks(Integer count, int size) {
   return static_cast<unsigned>((count + size - 1) / size);
 }
 
-// Rows of a fused tile. 64 read the weights least often; 16 make work for four times as many
-// processors and fit four times as long rows. 0: rows are too long to stay on the chip, or so many
-// that reading all weights for 16 at a time would cost more than writing h out and reading it back.
+// The regimes. A fused tile takes its column blocks one after another, so it pays once there are
+// tiles for all processors; 64 rows read the weights least often. Before that:
+//   - a product is shared out by columns, too: two launches, each with n / 64 times as many blocks.
+//     Only where there are next to no columns to share does one launch of 16-row tiles do better;
+//   - a solve has nothing else to share out: it stays fused, 16 rows at a time, while they fit.
+constexpr int kFewColumns = 256;
+
+inline bool fills(const Device& device, int64_t rows) { return rows > 32 * device.processors; }
+
+// Rows of a fused tile for a product; 0: two products, out of place.
 template <class Bytes>
-int fused_tile_rows(const Device& device, int64_t rows, const Bytes& bytes) {
-  const bool fits_64 = bytes(64) <= device.shared_bytes, fits_16 = bytes(16) <= device.shared_bytes;
-  if (fits_64 && rows > 32 * device.processors) return 64;
-  if (fits_16 && (fits_64 || rows <= 32 * device.processors)) return 16;
-  return 0;
+int fused_product_rows(const Device& device, int64_t rows, int n, const Bytes& bytes) {
+  if (fills(device, rows) && bytes(64) <= device.shared_bytes) return 64;
+  return n <= kFewColumns && bytes(16) <= device.shared_bytes ? 16 : 0;
+}
+
+// Rows of a fused tile for a solve; 0: window by window.
+template <class Bytes>
+int fused_solve_rows(const Device& device, int64_t rows, const Bytes& bytes) {
+  const bool fits_64 = bytes(64) <= device.shared_bytes;
+  if (fills(device, rows)) return fits_64 ? 64 : 0;
+  return bytes(16) <= device.shared_bytes ? 16 : 0;
+}
+
+// Rows of a tile of a product out of place: many, as soon as such tiles fill the chip.
+template <class T>
+constexpr int kTallRows = std::is_same_v<T, double> ? 16 : 128;
+constexpr int kShortRows = 16;
+
+inline bool is_tall(const Device& device, int64_t rows, int columns) {
+  return blocks(rows, 128) * blocks(columns, kColumns) >= static_cast<unsigned>(device.processors);
 }
 
 }  // namespace invcap::cuda

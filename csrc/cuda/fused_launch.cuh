@@ -46,7 +46,8 @@ int fused_rows_of(const Problem& problem) {
     }
     return result;
   };
-  return fused_tile_rows(device(), problem.rows, bytes);
+  return is_solve(op) ? fused_solve_rows(device(), problem.rows, bytes)
+                      : fused_product_rows(device(), problem.rows, problem.n, bytes);
 }
 
 template <Op op, class T>

@@ -50,7 +50,7 @@ struct FusedRows {
 template <class Math>
 size_t fused_rows_bytes(int n) {
   using Tile = typename Math::Tile;
-  return sizeof(Tile) * (Math::kRows * row_stride<Tile>(n) + 2 * kWeightTile<Tile>);
+  return sizeof(Tile) * (Math::kRows * row_stride<Tile>(n) + kStages * kWeightTile<Tile>);
 }
 
 // f.operator()<width>(row, column) for groups of `width` neighbours, by the same thread each time.
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) fused_rows(const FusedRows<T> p) {
   constexpr int kRows = Math::kRows;
   SharedArrays arrays;
   RowTile<Tile> rows{arrays.take<Tile>(kRows * row_stride<Tile>(p.n)), row_stride<Tile>(p.n),
-                     arrays.take<Tile>(2 * kWeightTile<Tile>)};
+                     arrays.take<Tile>(kStages * kWeightTile<Tile>)};
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
   const int count = p.count - first < kRows ? static_cast<int>(p.count - first) : kRows;
 

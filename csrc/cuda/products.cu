@@ -27,12 +27,17 @@ void product(const Problem& problem, const T* lu, const T* bias, double negative
   }
   const TrimmedProduct<T, T> p{in, out,   problem.rows,     t, bias, slope, 0, 0,
                                n,  false, is_aligned(in, n)};
-  for_math<T, kTrimmedRows<T>>(problem.tensor_cores, [&](auto math) {
+  const auto start = [&](auto math) {
     using Math = typename decltype(math)::type;
     launch(trimmed_product<Math, T, side, kTransposed>,
            {blocks(problem.rows, Math::kRows), blocks(n, kColumns)}, kThreads,
            kTrimmedProductBytes<Math>, stream, p);
-  });
+  };
+  if (is_tall(device(), problem.rows, n)) {
+    for_math<T, kTallRows<T>>(problem.tensor_cores, start);
+  } else {
+    for_math<T, kShortRows>(problem.tensor_cores, start);
+  }
 }
 
 // Rows of a fused tile; 0 where two products do better.
@@ -42,6 +47,15 @@ int fused_or_few(const Problem& problem) {
 }
 
 }  // namespace
+
+int64_t product_work_elements(const Problem& problem) {
+  int64_t elements = 0;
+  for_scalar(problem.scalar, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (fused_or_few<Op::forward, T>(problem) == 0) elements = problem.rows * problem.n;
+  });
+  return elements;
+}
 
 void forward(const Problem& problem, const LayerPointers* layers, int depth, const void* x, void* y,
              void* h, void* work) {

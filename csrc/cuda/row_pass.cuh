@@ -7,18 +7,20 @@
 //                 rows[:, J] -= rows[:, K] T[K, J] over the K already solved
 //                 rows[:, J] = rows[:, J] T[J, J]^-1         (inverted beforehand)
 //
-// K goes in steps of 32; while one tile of T is multiplied the next is on its way.
+// K goes in steps of 32; while one tile of T is multiplied the next two are on their way.
 #pragma once
 
 #include "cuda/triangle.cuh"
 
 namespace invcap::cuda {
 
+constexpr int kStages = 3;  // tiles of T on the chip
+
 template <class Tile>
 struct RowTile {
   Shared<Tile> data;
   int stride;
-  Shared<Tile> weights;  // two tiles
+  Shared<Tile> weights;  // kStages tiles
 };
 
 // Columns in shared memory: whole blocks, padded so that rows start at different banks.
@@ -27,25 +29,29 @@ __host__ __device__ constexpr int row_stride(int n) {
   return (n + kColumns - 1) / kColumns * kColumns + kRowPadding<Tile>;
 }
 
-// sum += a[:, begin : end] T[begin : end, j0 : j0 + 64], where a(step, k) says where the columns
-// from k on lie in shared memory and `stage(step, k)` starts to bring them there.
+// sum += a[:, begin : end] T[begin : end, j0 : j0 + 64], where a(buffer, k) says where the columns
+// from k on lie in shared memory and stage(buffer, k) starts to bring them there.
 template <Side side, bool kTransposed, class Math, class T, class Stage, class Place>
 __device__ __forceinline__ void accumulate(Math& sum, const Packed<T>& matrix, int j0, int begin,
                                            int end, Shared<typename Math::Tile> weights,
                                            int a_stride, const Stage& stage, const Place& a) {
-  const auto start = [&](int step, int k) {
-    load_weights<kTransposed>(weights + step % 2 * kWeightTile<typename Math::Tile>, matrix, k, j0);
-    stage(step, k);
-    commit_copies();
+  constexpr int kTile = kWeightTile<typename Math::Tile>;
+  const auto start = [&](int step) {
+    const int k = begin + step * kDepth, buffer = step % kStages;
+    if (k < end) {
+      load_weights<kTransposed>(weights + buffer * kTile, matrix, k, j0);
+      stage(buffer, k);
+    }
+    commit_copies();  // empty or not: waits count groups
   };
-  start(0, begin);
+  for (int step = 0; step < kStages - 1; ++step) start(step);
   for (int k = begin, step = 0; k < end; k += kDepth, ++step) {
-    const auto current = weights + step % 2 * kWeightTile<typename Math::Tile>;
-    wait_for_copies<0>();
+    const auto current = weights + step % kStages * kTile;
+    wait_for_copies<kStages - 2>();
     mask_weights<side, kTransposed>(current, matrix, k, j0);
     __syncthreads();  // this step has landed, the previous one has been read
-    if (k + kDepth < end) start(step + 1, k + kDepth);
-    sum.template multiply_add<kTransposed>(a(step, k), a_stride, current);
+    start(step + kStages - 1);
+    sum.template multiply_add<kTransposed>(a(step % kStages, k), a_stride, current);
   }
   __syncthreads();  // all has been read: rows and buffers are free
 }

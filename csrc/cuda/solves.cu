@@ -37,12 +37,17 @@ void solve(const Problem& problem, const LayerPointers& layer, Wide<T>* rows) {
       if (begin < end) {
         const TrimmedProduct<T, Wide<T>> update{
             rows, rows, problem.rows, t, nullptr, 1, first, begin, end, true, is_aligned(rows, n)};
-        for_solve_math<T, kTrimmedRows<T>>(problem.tensor_cores, [&](auto wide_math) {
-          using WideMath = typename decltype(wide_math)::type;
-          launch(trimmed_product<WideMath, T, side, kTransposed>,
-                 {blocks(problem.rows, WideMath::kRows), blocks(last - first, kColumns)}, kThreads,
-                 kTrimmedProductBytes<WideMath>, stream, update);
-        });
+        const auto start = [&](auto update_math) {
+          using UpdateMath = typename decltype(update_math)::type;
+          launch(trimmed_product<UpdateMath, T, side, kTransposed>,
+                 {blocks(problem.rows, UpdateMath::kRows), blocks(last - first, kColumns)},
+                 kThreads, kTrimmedProductBytes<UpdateMath>, stream, update);
+        };
+        if (is_tall(device(), problem.rows, last - first)) {
+          for_solve_math<T, kTallRows<T>>(problem.tensor_cores, start);
+        } else {
+          for_solve_math<T, kShortRows>(problem.tensor_cores, start);
+        }
       }
       const WindowSolve<T> window{rows + first, problem.rows, n,
                                   Packed<T>{lu + static_cast<int64_t>(first) * n + first,
@@ -71,6 +76,15 @@ void invert_blocks(const Problem& problem, const void* lu, void* inverse) {
            static_cast<cudaStream_t>(problem.stream), as<T>(lu), problem.n, problem.n,
            problem.diagonal, as<Wide<T>>(inverse));
   });
+}
+
+int64_t solve_work_elements(const Problem& problem) {
+  int64_t elements = 0;
+  for_scalar(problem.scalar, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (fused_rows_of<Op::inverse, T>(problem) == 0) elements = problem.rows * problem.n;
+  });
+  return elements;
 }
 
 void inverse(const Problem& problem, const LayerPointers* layers, int depth, const void* y, void* x,

@@ -2,7 +2,7 @@
 //
 //     for each tile of kRows rows and each block of 64 columns J (a block of threads each):
 //       sum = in[:, K] T[K, J] over the K that T's triangle couples to J, in steps of 32,
-//             the next step's tiles of both on their way
+//             the next two steps' tiles of both on their way
 //       out[:, J] = leaky(sum + b)     or, as a step of a solve, out[:, J] - sum
 //
 // The K loop is trimmed to the triangle, so half of a dense product's work is never begun.
@@ -25,9 +25,6 @@ struct TrimmedProduct {
   bool aligned;                  // rows of in can be read by 16 bytes
 };
 
-// Rows of a tile: as many as 255 registers bear.
-template <class T>
-constexpr int kTrimmedRows = std::is_same_v<T, double> ? 64 : 128;
 template <class Math>
 constexpr int kStagedStride = kDepth + kRowPadding<typename Math::Tile>;
 template <class Math>
@@ -41,19 +38,19 @@ __global__ void __launch_bounds__(kThreads)
   using Tile = typename Math::Tile;
   constexpr int kRows = Math::kRows, kStride = kStagedStride<Math>;
   SharedArrays arrays;
-  const auto staged = arrays.take<Tile>(2 * kRows * kStride);
-  const auto weights = arrays.take<Tile>(2 * kWeightTile<Tile>);
+  const auto staged = arrays.take<Tile>(kStages * kRows * kStride);
+  const auto weights = arrays.take<Tile>(kStages * kWeightTile<Tile>);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
   const int j0 = p.first_column + static_cast<int>(blockIdx.y) * kColumns;
   const int n = p.t.n, stride = p.t.stride;
 
-  const auto place = [&](int step, int) { return staged + step % 2 * kRows * kStride; };
-  const auto stage = [&](int step, int k) {
+  const auto place = [&](int buffer, int) { return staged + buffer * kRows * kStride; };
+  const auto stage = [&](int buffer, int k) {
 #pragma unroll
     for (int i = threadIdx.x * kWidth<Tile>; i < kRows * kDepth; i += kThreads * kWidth<Tile>) {
       const int row = i / kDepth, column = k + i % kDepth;
       const Tile* from = p.in + (first + row) * stride + column;
-      const auto to = place(step, k) + (row * kStride + i % kDepth);
+      const auto to = place(buffer, k) + (row * kStride + i % kDepth);
       const bool inside = first + row < p.count && column < n;
       if (p.aligned) {
         copy_async<16>(to, inside ? from : p.in, inside);

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kThreads) window_solve(const WindowSolve<T> p)
   constexpr int kRows = Math::kRows;
   SharedArrays arrays;
   RowTile<Tile> rows{arrays.take<Tile>(kRows * row_stride<Tile>(p.t.n)), row_stride<Tile>(p.t.n),
-                     arrays.take<Tile>(2 * kWeightTile<Tile>)};
+                     arrays.take<Tile>(kStages * kWeightTile<Tile>)};
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
   const int padded = rows.stride - kRowPadding<Tile>;
   for (int i = threadIdx.x; i < kRows * padded; i += kThreads) {

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CSRC = ROOT / "csrc"
+CSRC = Path(os.environ.get("INVCAP_SIMT_CSRC", ROOT / "csrc"))
 HERE = Path(__file__).parent
-CACHE = ROOT / "build" / "simt"
+CACHE = CSRC.parent / "build" / "simt"
 SANITIZE = os.environ.get("INVCAP_SIMT_SANITIZE", "")
 FLAGS = ["-std=c++20", "-O2", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 FLAGS += ["-fno-strict-aliasing"]  # as nvcc compiles device code
 
 
-def library(test: Path, *kernels: str, csrc: Path = CSRC) -> ctypes.CDLL:
+def library(test: Path, *kernels: str) -> ctypes.CDLL:
     """Returns the library of a test's C++ side, kernels (files in csrc) and the harness.
 
     Skips where g++ cannot build it.
@@ -26,13 +26,13 @@ def library(test: Path, *kernels: str, csrc: Path = CSRC) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None or os.uname().machine != "x86_64":
         pytest.skip("the SIMT harness needs g++ on x86-64")
-    flags = [*FLAGS, f"-I{csrc}", f"-I{HERE}"]
+    flags = [*FLAGS, f"-I{CSRC}", f"-I{HERE}"]
     if SANITIZE:
         flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g"]
     names = (*kernels, "simt/simt.cpp", "simt/fiber.cpp")
-    everything = [test, HERE / "settings.cpp", *(csrc / name for name in names)]
+    everything = [test, HERE / "settings.cpp", *(CSRC / name for name in names)]
     key = hashlib.sha256(" ".join(map(str, [*flags, *everything])).encode())
-    for path in sorted([*csrc.glob("*/*"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
+    for path in sorted([*CSRC.glob("*/*"), *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
         key.update(path.read_bytes())
     target = CACHE / f"{test.stem}-{key.hexdigest()[:16]}.so"
     if not target.exists():
