@@ -7,9 +7,20 @@
 #include <cmath>
 
 #include "cpu/lu_leaky.h"
+#ifdef INVCAP_CUDA_VERSION
+#include "cuda/tensors.h"
+#endif
 
 namespace invcap {
 namespace {
+
+#ifdef INVCAP_CUDA_VERSION
+constexpr bool kWithCuda = true;
+namespace gpu = cuda;
+#else
+constexpr bool kWithCuda = false;
+namespace gpu = cpu;  // never called: check_arguments lets no tensor of a GPU through
+#endif
 
 using Optional = std::optional<at::Tensor>;
 using Pair = std::tuple<at::Tensor, at::Tensor>;
@@ -52,7 +63,8 @@ void check_arguments(const char* name, const at::Tensor& input, const at::Tensor
     check_like("bias", *bias, "lu", lu);
   }
   TORCH_CHECK_NOT_IMPLEMENTED(
-      lu.is_cpu(), "lu is on ", lu.device(), ", but invcap_ext was built for the CPU alone; ",
+      lu.is_cpu() || (lu.is_cuda() && kWithCuda), "lu is on ", lu.device(),
+      ", but invcap_ext was built for the CPU", kWithCuda ? " and CUDA only; " : " alone; ",
       "build it for CUDA with: INVCAP_CUDA=1 pip install --no-build-isolation --force-reinstall "
       "--no-deps .");
 }
@@ -71,35 +83,75 @@ at::Tensor rows(const at::Tensor& a) {
 Pair lu_leaky(const at::Tensor& x, const at::Tensor& lu, const Optional& bias, double diagonal,
               double negative_slope) {
   check_arguments("x", x, lu, bias, diagonal, negative_slope);
-  auto [y, h] = cpu::lu_leaky(rows(x), lu, bias, diagonal, negative_slope);
+  const auto back_end = lu.is_cuda() ? gpu::lu_leaky : cpu::lu_leaky;
+  auto [y, h] = back_end(rows(x), lu, bias, diagonal, negative_slope);
   return {y.view(x.sizes()), h.view(x.sizes())};
 }
 
 Pair lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu, const Optional& bias,
                       double diagonal, double negative_slope) {
   check_arguments("y", y, lu, bias, diagonal, negative_slope);
-  auto [x, h] = cpu::lu_leaky_inverse(rows(y), lu, bias, diagonal, negative_slope);
+  const auto back_end = lu.is_cuda() ? gpu::lu_leaky_inverse : cpu::lu_leaky_inverse;
+  auto [x, h] = back_end(rows(y), lu, bias, diagonal, negative_slope);
   return {x.view(y.sizes()), h.view(y.sizes())};
 }
 
 using Backward = Triple (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                             const at::Tensor&, const at::Tensor&, double, double);
 
-template <Backward back_end>
+template <Backward on_cpu, Backward on_gpu>
 Triple backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
                 const at::Tensor& h, const at::Tensor& lu, double diagonal, double negative_slope) {
   check_arguments("x", x, lu, std::nullopt, diagonal, negative_slope);
   check_same_shape("grad", grad, x);
   check_same_shape("y", y, x);
   check_same_shape("h", h, x);
+  const auto back_end = lu.is_cuda() ? on_gpu : on_cpu;
   auto [input_grad, glu, gb] =
       back_end(rows(grad), rows(x), rows(y), rows(h), lu, diagonal, negative_slope);
   return {input_grad.view(x.sizes()), glu, gb};
 }
 
+#ifdef INVCAP_CUDA_VERSION
+at::Tensor lu_leaky_network(const at::Tensor& input, const std::vector<at::Tensor>& lu,
+                            const std::vector<Optional>& bias, double diagonal,
+                            const std::vector<double>& negative_slopes, bool inverse) {
+  TORCH_CHECK_VALUE(!lu.empty() && lu.size() == bias.size() && lu.size() == negative_slopes.size(),
+                    "lu, bias and negative_slopes must be of one length, not 0, got ", lu.size(),
+                    ", ", bias.size(), " and ", negative_slopes.size());
+  for (size_t i = 0; i < lu.size(); ++i) {
+    check_arguments("rows", input, lu[i], bias[i], diagonal, negative_slopes[i]);
+  }
+  TORCH_CHECK_VALUE(input.is_cuda(), "rows must be on a GPU, got ", input.device());
+  return cuda::lu_leaky_network(rows(input), lu, bias, diagonal, negative_slopes, inverse)
+      .view(input.sizes());
+}
+
+Pair weighted_squared_error(const at::Tensor& predicted, const at::Tensor& noise,
+                            const at::Tensor& weight) {
+  TORCH_CHECK_VALUE(predicted.is_cuda() && predicted.dim() > 0,
+                    "predicted must be (pictures, ...) on a GPU, got ", predicted.sizes(), " on ",
+                    predicted.device());
+  check_same_shape("noise", noise, predicted);
+  const auto wide = predicted.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK_VALUE(weight.dim() == 1 && weight.size(0) == predicted.size(0) &&
+                        weight.scalar_type() == wide && weight.device() == predicted.device(),
+                    "weight must be (pictures,) = (", predicted.size(0), ",) of ", wide, " on ",
+                    predicted.device(), ", got ", weight.sizes(), " of ", weight.scalar_type(),
+                    " on ", weight.device());
+  return cuda::weighted_squared_error(predicted.contiguous(), noise.contiguous(),
+                                      weight.contiguous());
+}
+#endif
+
 py::dict build_info() {
   using namespace py::literals;
-  return py::dict("torch"_a = INVCAP_TORCH_VERSION, "cuda"_a = py::none(),
+#ifdef INVCAP_CUDA_VERSION
+  const py::object cuda_version = py::str(INVCAP_CUDA_VERSION);
+#else
+  const py::object cuda_version = py::none();
+#endif
+  return py::dict("torch"_a = INVCAP_TORCH_VERSION, "cuda"_a = cuda_version,
                   "compiler"_a = INVCAP_COMPILER);
 }
 
@@ -114,8 +166,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("check_settings", &check_settings);
   module.def("lu_leaky", &lu_leaky, no_gil);
   module.def("lu_leaky_inverse", &lu_leaky_inverse, no_gil);
-  module.def("lu_leaky_backward", &backward<cpu::lu_leaky_backward>, no_gil);
-  module.def("lu_leaky_inverse_backward", &backward<cpu::lu_leaky_inverse_backward>, no_gil);
+  module.def("lu_leaky_backward", &backward<cpu::lu_leaky_backward, gpu::lu_leaky_backward>,
+             no_gil);
+  module.def("lu_leaky_inverse_backward",
+             &backward<cpu::lu_leaky_inverse_backward, gpu::lu_leaky_inverse_backward>, no_gil);
+#ifdef INVCAP_CUDA_VERSION
+  module.def("lu_leaky_network", &lu_leaky_network, no_gil);
+  module.def("weighted_squared_error", &weighted_squared_error, no_gil);
+#endif
 }
 
 }  // namespace invcap
