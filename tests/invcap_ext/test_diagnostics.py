@@ -44,8 +44,8 @@ def test_the_condition_number_is_that_of_the_dense_weight(n: int) -> None:
     (measured,) = round_trip(layer, make_case(n, 7).rows).layers
     want = torch.linalg.cond(layer.weight.detach(), 2).item()
     assert n <= 2 or want > 1.5
-    # An estimate from below, by 20 power iterations.
-    assert 0.8 * want < measured.condition_number <= want * (1 + 1e-9)
+    # An estimate from below, by 20 power iterations: 0.977 of the true one at n = 384.
+    assert 0.9 * want < measured.condition_number <= want * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("negative_slope", (0.2, 1.0, 3.0))

@@ -119,8 +119,8 @@ def test_recomputed_activations_give_the_values_and_gradients_of_stored_ones(
     stored, recomputed = outcomes
     assert torch.equal(stored[0], recomputed[0])
     for got, want in zip(recomputed[1:], stored[1:], strict=True):
-        # The rounding of the way back, amplified by the layers it passed.
-        assert relative_error(got, want) < 1e-10
+        # The rounding of the way back, amplified by the layers it passed: 9.6e-14 was the most.
+        assert relative_error(got, want) < 1e-12
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -254,8 +254,8 @@ def test_a_module_moved_to_another_dtype_computes_in_it(
         got = getattr(moved, direction)(x)
         assert got.dtype == dtype
         want = getattr(network.to(dtype).double(), direction)(x.double())
-        # Two layers: a few roundings of the result at most
-        assert relative_error(got, want) < 8 * torch.finfo(dtype).eps
+        # Two layers: 1.5 roundings in float32 and 0.44 in half precision were the most.
+        assert relative_error(got, want) < 5 * torch.finfo(dtype).eps
     got.sum().backward()
     assert all(parameter.grad.dtype == dtype for parameter in moved.parameters())
 
@@ -342,4 +342,5 @@ def test_eight_layers_after_real_training_invert_themselves_within_the_error_bou
         bound += amplification * size.norm(dim=1)
     error = (network.inverse(y) - x).norm(dim=1)
     assert (error < torch.finfo(torch.float32).eps * bound).all()
-    assert error.max() < 1e-3
+    # 8.9e-4 was the most of 512 rows, and 0.014 of the bound.
+    assert error.max() < 5e-3
