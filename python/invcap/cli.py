@@ -126,13 +126,7 @@ def train(
     )
     encoders = run.EncoderSettings(autoencoder, sentence_encoder)
     training = replace(encoders.training, seed=seed, **_given(steps=autoencoder_steps))
-    options = _given(
-        wordings=wordings,
-        pictures=pictures and str(pictures),
-        picture_column=picture_column,
-        caption_columns=caption_column,
-        group_column=group_column,
-    )
+    options = _source_options(wordings, pictures, picture_column, caption_column, group_column)
     if overwrite and (output / CHECKPOINT).exists():
         shutil.rmtree(output)
     metrics = run.train(
@@ -208,13 +202,7 @@ def evaluate(
     from invcap.captioning.pairs import encode_pairs
 
     captioner = InvertibleCaptioner.from_pretrained(model)
-    options = _given(
-        wordings=wordings,
-        pictures=pictures and str(pictures),
-        picture_column=picture_column,
-        caption_columns=caption_column,
-        group_column=group_column,
-    )
+    options = _source_options(wordings, pictures, picture_column, caption_column, group_column)
     split = run.load_split(
         run.DataSettings(data, options, captioner.pictures.size, held_out, seed=seed)
     )
@@ -237,11 +225,15 @@ def caption(
         typer.Option(help="File of sentences to choose from, one a line; else the training ones."),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Sentences for each picture.")] = 1,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Finds the sentence nearest to each picture."""
+    import torch
+
     from invcap.captioning import InvertibleCaptioner
 
+    torch.manual_seed(seed)
     captioner = InvertibleCaptioner.from_pretrained(model)
     if captions is not None:
         lines = (line.strip() for line in captions.read_text(encoding="utf-8").splitlines())
@@ -319,6 +311,22 @@ def main() -> None:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _source_options(
+    wordings: int | None,
+    pictures: Path | None,
+    picture_column: str | None,
+    caption_columns: list[str] | None,
+    group_column: str | None,
+) -> dict[str, Any]:
+    return _given(
+        wordings=wordings,
+        pictures=pictures and str(pictures),
+        picture_column=picture_column,
+        caption_columns=caption_columns,
+        group_column=group_column,
+    )
 
 
 def _size(text: str) -> tuple[int, int]:
