@@ -1,6 +1,10 @@
 #include "cpu/triangular.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
 
 namespace invcap::cpu {
 namespace {
@@ -9,30 +13,67 @@ namespace {
 // half inside the diagonal blocks. Measured best of 64, 96 and 128 at n = 384 and 1024.
 constexpr int64_t kBlock = 64;
 
-// One batched call for all diagonal blocks of full size, and one for what remains.
+// A triangle as a lower one: an upper triangle is its transpose's.
+template <class T>
+struct Lower {
+  const T* data;
+  int64_t row_stride, column_stride;
+  double diagonal;
+
+  double operator()(int64_t i, int64_t j) const {
+    return static_cast<double>(data[i * row_stride + j * column_stride]);
+  }
+};
+
+// out[i, j] = t[i, j], of `size` rows; out is zero at the start.
+template <class T, class Out>
+void copy(const Lower<T>& t, int64_t size, const Out& out) {
+  for (int64_t i = 0; i < size; ++i) {
+    for (int64_t j = 0; j < i; ++j) out(i, j) = static_cast<T>(t(i, j));
+    out(i, i) = static_cast<T>(t.diagonal);
+  }
+}
+
+// out = t^-1 by forward substitution, row by row: t[i, i] out[i] = e_i - sum over k < i of
+// t[i, k] out[k]. In float64: as accurate as the rest of a solve however a block is conditioned.
+template <class T, class Out>
+void invert(const Lower<T>& t, int64_t size, const Out& out) {
+  double inverse[kBlock][kBlock] = {};
+  for (int64_t i = 0; i < size; ++i) {
+    for (int64_t k = 0; k < i; ++k) {
+      const double factor = -t(i, k) / t.diagonal;
+      for (int64_t j = 0; j <= k; ++j) inverse[i][j] += factor * inverse[k][j];
+    }
+    inverse[i][i] = 1 / t.diagonal;
+    for (int64_t j = 0; j <= i; ++j) out(i, j) = static_cast<T>(inverse[i][j]);
+  }
+}
+
 BlockTriangular prepare(const at::Tensor& t, Triangle triangle, double diagonal, bool inverted) {
+  const int64_t n = t.size(0), count = (n + kBlock - 1) / kBlock;
+  const auto dense = at::zeros({count, kBlock, kBlock}, t.options());
   BlockTriangular result{t, triangle, {}};
-  const int64_t step = t.stride(0) + t.stride(1);
-  const auto append = [&](int64_t begin, int64_t count, int64_t size) {
-    if (count == 0 || size == 0) return;
-    auto batch = t.as_strided({count, size, size}, {size * step, t.stride(0), t.stride(1)},
-                              t.storage_offset() + begin * step);
-    batch = triangle == Triangle::lower ? batch.tril(-1) : batch.triu(1);
-    batch.diagonal(0, 1, 2).fill_(diagonal);
-    if (inverted) {
-      // In float64: as accurate as the rest of the solve however a block is conditioned.
-      const auto wide = batch.to(at::kDouble);
-      const auto eye = at::eye(size, wide.options()).expand_as(wide);
-      batch = at::linalg_solve_triangular(wide, eye, triangle == Triangle::upper).to(t.dtype());
-    }
-    for (const auto& block : batch.unbind()) {
-      result.blocks.push_back({begin, begin + size, block});
-      begin += size;
-    }
-  };
-  const int64_t n = t.size(0), full = n / kBlock;
-  append(0, full, kBlock);
-  append(full * kBlock, 1, n % kBlock);
+  for (int64_t block = 0; block < count; ++block) {
+    const int64_t begin = block * kBlock, end = std::min(begin + kBlock, n), size = end - begin;
+    result.blocks.push_back({begin, end, dense[block].narrow(0, 0, size).narrow(1, 0, size)});
+  }
+  const bool lower = triangle == Triangle::lower;
+  const int64_t rows = t.stride(lower ? 0 : 1), columns = t.stride(lower ? 1 : 0);
+  AT_DISPATCH_FLOATING_TYPES(t.scalar_type(), "prepare", [&] {
+    const scalar_t* source = t.const_data_ptr<scalar_t>();
+    scalar_t* target = dense.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        const int64_t begin = block * kBlock, size = std::min(kBlock, n - begin);
+        const Lower<scalar_t> from{source + begin * (rows + columns), rows, columns, diagonal};
+        scalar_t* to = target + block * kBlock * kBlock;
+        const auto out = [&](int64_t i, int64_t j) -> scalar_t& {
+          return lower ? to[i * kBlock + j] : to[j * kBlock + i];
+        };
+        inverted ? invert(from, size, out) : copy(from, size, out);
+      }
+    });
+  });
   return result;
 }
 
