@@ -1,0 +1,121 @@
+// Host twins of the instructions in cuda/ptx.cuh, under the same names.
+#pragma once
+
+#include <cstring>
+
+#include "simt/cuda.h"
+
+namespace invcap::cuda {
+
+using simt::Shared;
+using simt::Site;
+
+template <int kBytes, class T>
+void copy_async(Shared<T> to, const T* from, bool valid, Site site = Site::current()) {
+  simt::copy_async(to.checked(kBytes, site), from, kBytes, valid ? kBytes : 0, site);
+}
+inline void commit_copies() { simt::commit_copies(); }
+template <int kInFlight>
+void wait_for_copies(Site site = Site::current()) {
+  simt::wait_for_copies(kInFlight, site);
+}
+
+// Rounded to nearest, ties away from zero, as cvt.rna.tf32.f32 does it.
+inline uint32_t to_tf32(float a) { return (std::bit_cast<uint32_t>(a) + 0x1000u) & 0xffffe000u; }
+
+// D += A B of a warp; the fragments lie in the lanes as the PTX manual draws them. Products are
+// exact and summed in double, so that a wrong fragment shows and the order of summation does not.
+template <class Operand, int kDepth>
+void matrix_multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
+  struct Lane {
+    float* d;
+    const uint32_t *a, *b;
+  } lane{d, a, b};
+  simt::collective(
+      0xffffffffu, lane,
+      [](const auto& lanes) {
+        constexpr int kPacked = 4 / sizeof(Operand);  // operands a register
+        const auto operand = [](const uint32_t* registers, int i, int packed) {
+          Operand value;
+          std::memcpy(&value, reinterpret_cast<const char*>(registers + i) + packed * sizeof(value),
+                      sizeof(value));
+          return value.to_float();
+        };
+        double left[16][kDepth], right[kDepth][8];
+        for (int i = 0; i < simt::kWarp; ++i) {
+          const int group = i / 4, member = i % 4;
+          for (int p = 0; p < kPacked; ++p) {
+            for (int r = 0; r < 4; ++r) {
+              left[group + 8 * (r % 2)][member * kPacked + p + kDepth / 2 * (r / 2)] =
+                  operand(lanes[i]->a, r, p);
+            }
+            for (int r = 0; r < 2; ++r) {
+              right[member * kPacked + p + kDepth / 2 * r][group] = operand(lanes[i]->b, r, p);
+            }
+          }
+        }
+        for (int i = 0; i < simt::kWarp; ++i) {
+          for (int r = 0; r < 4; ++r) {
+            double sum = lanes[i]->d[r];
+            const int row = i / 4 + 8 * (r / 2), column = i % 4 * 2 + r % 2;
+            for (int k = 0; k < kDepth; ++k) sum += left[row][k] * right[k][column];
+            lanes[i]->d[r] = static_cast<float>(sum);
+          }
+        }
+      },
+      site);
+}
+
+struct Tf32Operand {
+  float value;
+  // The hardware ignores the 13 lowest bits.
+  float to_float() const {
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0xffffe000u);
+  }
+};
+struct Bf16Operand {
+  __nv_bfloat16 value;
+  float to_float() const { return __bfloat162float(value); }
+};
+struct F16Operand {
+  __half value;
+  float to_float() const { return __half2float(value); }
+};
+
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                     Site site = Site::current()) {
+  matrix_multiply_add<Tf32Operand, 8>(d, a, b, site);
+}
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __nv_bfloat16,
+                Site site = Site::current()) {
+  matrix_multiply_add<Bf16Operand, 16>(d, a, b, site);
+}
+inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half,
+                Site site = Site::current()) {
+  matrix_multiply_add<F16Operand, 16>(d, a, b, site);
+}
+
+// Arrays of shared memory, one behind the other.
+class SharedArrays {
+ public:
+  template <class T>
+  Shared<T> take(int count) {
+    const size_t begin = used_;
+    used_ += (count * sizeof(T) + 15) / 16 * 16;
+    return {begin, begin + count * sizeof(T)};
+  }
+
+ private:
+  size_t used_ = 0;
+};
+
+template <class Value, class T>
+Value load_shared(Shared<T> from, Site site = Site::current()) {
+  return from.template read<Value>(site);
+}
+template <class Value, class T>
+void store_shared(Shared<T> to, const Value& value, Site site = Site::current()) {
+  to.write(value, site);
+}
+
+}  // namespace invcap::cuda

@@ -1,0 +1,91 @@
+// Runs CUDA kernels on a CPU, under a scheduler that is free to be hostile. For tests only.
+//
+// Blocks run one after another. Every thread of a block is a fiber that runs until it meets a
+// barrier or a warp collective, so the outcome of a correct kernel cannot depend on `Order`.
+// Whatever the CUDA programming model leaves undefined ends the launch with a Fault that says what
+// happened, to which thread, where:
+//   - threads waiting at different barriers, or at one that an exited thread never reaches;
+//   - a warp collective whose mask differs between lanes, leaves out its caller or waits for ever;
+//   - shared memory (shared.h): out of bounds, read before anybody wrote it, or touched by two
+//     threads, one of them writing, with no barrier between them;
+//   - an asynchronous copy whose destination is touched, or whose thread exits, before its wait.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+#include <stdexcept>
+#include <string>
+
+namespace simt {
+
+enum class Order { ascending, descending, random, warp_ahead };
+
+struct Settings {
+  Order order = Order::ascending;
+  uint64_t seed = 0;
+  size_t shared_limit = 227 << 10;  // bytes a block may have
+  int processors = 132;
+  // The barrier, or wait for copies, in this line does nothing, as if it were not there.
+  std::string ignored_file = {};
+  unsigned ignored_line = 0;
+};
+inline Settings settings;
+
+struct Fault : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Dim {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+using Site = std::source_location;
+constexpr int kWarp = 32;
+
+// Runs `thread` as every thread of every block; throws Fault. Threads are one-dimensional.
+void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function<void()>& thread);
+
+// ---- What a running thread may ask and do.
+
+Dim thread_index();
+Dim block_index();
+Dim grid_size();
+[[noreturn]] void fail(const std::string& what, Site site);
+// Returns whether any thread came with `vote`.
+bool barrier(Site site, bool vote = false);
+
+// Joins the collective of this warp; returns true in the lane that completes it.
+bool join(unsigned mask, void* lane, Site site);
+// The operands of the lanes that joined, by lane.
+const std::array<void*, kWarp>& joined();
+// Lets the lanes of a complete collective go on; waits for that.
+void finish();
+void wait_for_warp();
+
+// A collective: `combine(lanes)` runs once, in the last lane to arrive, on the operands of all.
+template <class Lane, class Combine>
+void collective(unsigned mask, Lane& lane, const Combine& combine, Site site) {
+  if (join(mask, &lane, site)) {
+    std::array<Lane*, kWarp> lanes;
+    for (int i = 0; i < kWarp; ++i) lanes[i] = static_cast<Lane*>(joined()[i]);
+    combine(lanes);
+    finish();
+  } else {
+    wait_for_warp();
+  }
+}
+
+// ---- Shared memory, in bytes from its start. Every access is checked.
+
+std::byte* shared_read(size_t begin, size_t bytes, Site site);
+std::byte* shared_write(size_t begin, size_t bytes, Site site);
+
+// Copies `valid` bytes and zeros to `bytes` bytes of shared memory, at the wait and no earlier.
+void copy_async(size_t to, const void* from, size_t bytes, size_t valid, Site site);
+void commit_copies();
+void wait_for_copies(int groups_in_flight, Site site);
+
+}  // namespace simt
