@@ -1,0 +1,80 @@
+// One triangular product out of place, for rows that are too long to stay in shared memory.
+//
+//     for each tile of kRows rows and each block of 64 columns J (a block of threads each):
+//       sum = in[:, K] T[K, J] over the K that T's triangle couples to J, in steps of 32,
+//             the next two steps' tiles of both on their way
+//       out[:, J] = leaky(sum + b)     or, as a step of a solve, out[:, J] - sum
+//
+// The K loop is trimmed to the triangle, so half of a dense product's work is never begun.
+#pragma once
+
+#include "cuda/row_pass.cuh"
+
+namespace invcap::cuda {
+
+template <class T, class Tile>
+struct TrimmedProduct {
+  const Tile* in;  // (count, stride)
+  Tile* out;
+  int64_t count;
+  Packed<T> t;
+  const T* bias;  // or null
+  Wide<T> negative_slope;
+  int first_column, begin, end;  // columns of out from first_column on, K in [begin, end)
+  bool subtract;                 // out - sum
+  bool aligned;                  // rows of in can be read by 16 bytes
+};
+
+template <class Math>
+constexpr int kStagedStride = kDepth + kRowPadding<typename Math::Tile>;
+template <class Math>
+constexpr size_t kTrimmedProductBytes =
+    kStages * sizeof(typename Math::Tile) *
+    (Math::kRows * kStagedStride<Math> + kWeightTile<typename Math::Tile>);
+
+template <class Math, class T, Side side, bool kTransposed>
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<Math>)
+    trimmed_product(const TrimmedProduct<T, typename Math::Tile> p) {
+  using Tile = typename Math::Tile;
+  constexpr int kRows = Math::kRows, kStride = kStagedStride<Math>;
+  SharedArrays arrays;
+  const auto staged = arrays.take<Tile>(kStages * kRows * kStride);
+  const auto weights = arrays.take<Tile>(kStages * kWeightTile<Tile>);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
+  const int j0 = p.first_column + static_cast<int>(blockIdx.y) * kColumns;
+  const int n = p.t.n, stride = p.t.stride;
+
+  const auto place = [&](int buffer, int) { return staged + buffer * kRows * kStride; };
+  const auto stage = [&](int buffer, int k) {
+#pragma unroll
+    for (int i = threadIdx.x * kWidth<Tile>; i < kRows * kDepth; i += kThreads * kWidth<Tile>) {
+      const int row = i / kDepth, column = k + i % kDepth;
+      const Tile* from = p.in + (first + row) * stride + column;
+      const auto to = place(buffer, k) + (row * kStride + i % kDepth);
+      const bool inside = first + row < p.count && column < n;
+      if (p.aligned) {
+        copy_async<16>(to, inside ? from : p.in, inside);
+      } else {
+#pragma unroll
+        for (int v = 0; v < kWidth<Tile>; ++v) {
+          to[v] = inside && column + v < n ? from[v] : narrow<Tile>(0);
+        }
+      }
+    }
+  };
+  Math sum;
+  const int begin = side == Side::below && j0 > p.begin ? j0 : p.begin;
+  const int end = side == Side::above && j0 + kColumns < p.end ? j0 + kColumns : p.end;
+  accumulate<side, kTransposed>(sum, p.t, j0, begin, end, weights, kStride, stage, place);
+
+  sum.template for_each<kTransposed>([&](int row, int column, auto value) {
+    const int j = j0 + column;
+    if (first + row >= p.count || j >= n) return;
+    Tile* out = p.out + (first + row) * stride + j;
+    *out = narrow<Tile>(p.subtract
+                            ? widen(*out) - value
+                            : leaky(p.bias ? value + widen(p.bias[j]) : value, p.negative_slope));
+  });
+}
+
+}  // namespace invcap::cuda

@@ -1,0 +1,226 @@
+"""Every CUDA kernel on the CPU, through its own launcher, against float64.
+
+All sizes, batches and arithmetics run in all four orders (n = 384 in other than float32: each batch
+in two of them): two orders on a chip of 132 processors, where a batch is split into tiles of 16
+rows, two on one of a single processor, where it goes into tiles of 64. The kernels for rows too
+long for shared memory run on a chip that has little of it. Weights are large enough that every part
+of a product counts, both signs of z occur, lu's diagonal is NaN (nobody may read it), and so is
+what outputs hold before.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from reference import DTYPES, Layer, rounded, weight_gradient, widened
+from simt_calls import ORDERS, Chip, Network, kernels, squared_error
+
+SIZES = (1, 2, 31, 33, 64, 96, 127, 128, 129, 384)
+BATCHES = (1, 3, 16, 33, 100)
+# Largest errors found over SIZES x BATCHES, in units of the largest element: 1.1e-6, 6.3e-7,
+# 1.8e-15, 8.2e-4, 8.2e-3; of networks of two layers 1.1e-6, 9.9e-7, 2.4e-15, 1.1e-3, 1.5e-2.
+# float16 and bfloat16 round what lies between two products, 5e-4 and 4e-3 at a time.
+TOLERANCE = {
+    "float32": 3e-6,
+    "tf32x3": 3e-6,
+    "float64": 5e-15,
+    "float16": 2e-3,
+    "bfloat16": 2e-2,
+}
+PROCESSORS = {"ascending": 132, "descending": 1, "random": 1, "warp_ahead": 132}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return kernels()
+
+
+class Case:
+    """One network, rows for it, and what they must become."""
+
+    def __init__(
+        self, loaded, math: str, n: int, rows: int, depth=1, diagonal=0.9, slope=0.3, bias=True
+    ):
+        generator = np.random.default_rng(n * 1000 + rows)
+        draw = generator.standard_normal
+        lus = [0.5 / np.sqrt(n * depth) * draw((n, n)) for _ in range(depth)]
+        biases = [draw(n) if bias else None for _ in range(depth)]
+        for lu in lus:
+            np.fill_diagonal(lu, np.nan)
+        dtype = "float32" if math == "tf32x3" else math
+        self.n, self.rows, self.depth, self.tolerance = n, rows, depth, depth * TOLERANCE[math]
+        self.network = Network(loaded, dtype, lus, biases, diagonal, slope, math == "tf32x3")
+        slopes = [slope] * (depth - 1) + [slope if depth == 1 else 1.0]
+        self.layers = [
+            Layer.of(np.nan_to_num(widened(lu)), 0 if b is None else widened(b), diagonal, s)
+            for lu, b, s in zip(self.network.lus, self.network.biases, slopes, strict=True)
+        ]
+        self.x = rounded(draw((rows, n)), dtype)
+        self.y, self.h = widened(self.x), None
+        for layer in self.layers:
+            self.y, self.h = layer.forward(self.y)
+        self.y_rounded, self.h_rounded = rounded(self.y, dtype), rounded(self.h, dtype)
+        self.grad = rounded(draw((rows, n)), dtype)
+
+    def shapes(self, *names: str) -> dict:
+        return dict.fromkeys(names, (self.rows, self.n))
+
+    def forward(self, chip: Chip) -> list:
+        names = ("out", "out_h") if self.depth == 1 else ("out",)
+        found = self.network.run(chip, "forward", self.rows, self.shapes(*names), x=self.x)
+        return list(zip(found, (self.y, self.h), strict=False))
+
+    def inverse(self, chip: Chip) -> list:
+        self.network.forget_inverses()
+        names = ("out", "out_h") if self.depth == 1 else ("out",)
+        found = self.network.run(chip, "inverse", self.rows, self.shapes(*names), y=self.y_rounded)
+        x, h = widened(self.y_rounded), None
+        for layer in reversed(self.layers):
+            x, h = layer.inverse(x)
+        return list(zip(found, (x, h), strict=False))
+
+    def row_backward(self, chip: Chip, name: str) -> list:
+        names = self.shapes("out", "out_gz", "out_gh")
+        found = self.network.run(chip, name, self.rows, names, grad=self.grad, y=self.y_rounded)
+        expected = getattr(self.layers[0], name)(widened(self.grad), widened(self.y_rounded))
+        return list(zip(found, expected, strict=True))
+
+    def backward(self, chip: Chip) -> list:
+        return self.row_backward(chip, "backward")
+
+    def inverse_backward(self, chip: Chip) -> list:
+        self.network.forget_inverses()
+        return self.row_backward(chip, "inverse_backward")
+
+    def weight_gradient(self, chip: Chip) -> list:
+        arrays = {"gz": self.grad, "h": self.h_rounded, "gh": self.y_rounded, "x": self.x}
+        work = self.network.gradient_work(self.rows)
+        shapes = {"out_glu": (self.n, self.n), "out_gb": (self.n,)}
+        found = self.network.run(
+            chip, "weight_gradient", self.rows, shapes, work=work, sign=-1.0, **arrays
+        )
+        assert not widened(found[0]).diagonal().any()
+        expected = weight_gradient(*map(widened, arrays.values()), -1.0)
+        return list(zip(found, expected, strict=True))
+
+    def check(self, results: list) -> None:
+        for found, expected in results:
+            error = np.abs(widened(found) - expected).max()
+            assert error <= self.tolerance * np.abs(expected).max()
+
+
+OPERATIONS = (
+    Case.forward,
+    Case.inverse,
+    Case.backward,
+    Case.inverse_backward,
+    Case.weight_gradient,
+)
+
+
+@cache
+def case(math: str, n: int, rows: int, depth: int = 1) -> Case:
+    return Case(kernels(), math, n, rows, depth)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_every_operation_and_a_network_agree_with_float64(math, n, order):
+    chip = Chip(order, seed=n, processors=PROCESSORS[order])
+    batches = BATCHES
+    if n == 384 and math != "float32":
+        batches = BATCHES[list(ORDERS).index(order) % 2 :: 2]
+    for rows in batches:
+        for operation in OPERATIONS:
+            case(math, n, rows).check(operation(case(math, n, rows), chip))
+        network = case(math, n, rows, depth=2)
+        for direction in (Case.forward, Case.inverse):
+            network.check(direction(network, chip))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_rows_too_long_for_shared_memory_agree_with_float64(math, order):
+    """Products out of place with trimmed K, and solves window by window (two to four of them)."""
+    processors = 1 if order in ("ascending", "random") else 132  # tiles of 128 rows, or of 16
+    chip = Chip(order, shared_limit=96 << 10, processors=processors)
+    for n, rows in ((577, 33), (768, 40)):
+        if math in ("float64", "tf32x3") or n == 577:
+            for operation in OPERATIONS[:-1]:
+                case(math, n, rows).check(operation(case(math, n, rows), chip))
+
+
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_a_network_of_more_layers_than_a_launch_takes_agrees_with_float64(loaded, math):
+    network = Case(loaded, math, 2, 5, depth=66, diagonal=-1.0, slope=1.0)
+    for order in ORDERS:
+        network.check(network.forward(Chip(order)))
+        network.check(network.inverse(Chip(order)))
+
+
+@pytest.mark.parametrize("math", TOLERANCE)
+@pytest.mark.parametrize("rows", [3, 100])
+def test_results_have_the_same_bits_in_every_order(math, rows):
+    for operation in OPERATIONS:
+        runs = [
+            [found.tobytes() for found, _ in operation(case(math, 129, rows), Chip(order, seed))]
+            for seed, order in enumerate([*ORDERS, "random"])
+        ]
+        assert all(run == runs[0] for run in runs)
+
+
+def test_a_diagonal_block_is_inverted_once_until_it_changes(loaded):
+    layer = Case(loaded, "float32", 192, 3)
+    layer.inverse(Chip())
+    (guarded,) = layer.network.inverses
+    inverted = guarded.array[: 3 * 64 * 64].reshape(3, -1)
+    arrays = {"rows": 3, "results": layer.shapes("out"), "y": layer.y_rounded}
+    for changed in ([], [1], [0, 2]):
+        for block in changed:
+            layer.network.lus[0][64 * block, 64 * block + 5] += 1
+        inverted[:] = np.nan
+        layer.network.run(Chip(), "inverse", **arrays)
+        assert [block for block in range(3) if not np.isnan(inverted[block]).any()] == changed
+
+
+def test_a_layer_without_bias_agrees_with_float64(loaded):
+    for rows in (3, 33):
+        bare = Case(loaded, "float32", 64, rows, bias=False)
+        bare.check(bare.forward(Chip()))
+        bare.check(bare.inverse(Chip()))
+
+
+def test_rows_that_do_not_start_at_16_bytes_agree_with_float64():
+    shifted = Case(kernels(), "float32", 64, 33)
+    for name in ("x", "y_rounded", "grad"):
+        array = getattr(shifted, name)
+        moved = np.empty(array.size + 1, array.dtype)[1:].reshape(array.shape)
+        moved[:] = array
+        setattr(shifted, name, moved)
+    for operation in OPERATIONS:
+        shifted.check(operation(shifted, Chip()))
+
+
+def test_three_tf32_products_are_as_accurate_as_float32():
+    for operation in OPERATIONS:
+        errors = [
+            max(np.abs(widened(found) - expected).max() / np.abs(expected).max()
+                for found, expected in operation(case(math, 384, 100), Chip()))
+            for math in ("float32", "tf32x3")
+        ]  # fmt: skip
+        assert errors[1] <= 4 * errors[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1, 255, 4096])
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_squared_error_of_each_picture_agrees_with_float64(loaded, dtype, size, order):
+    generator = np.random.default_rng(size)
+    predicted, noise = (rounded(generator.standard_normal((3, size)), dtype) for _ in range(2))
+    weight = generator.random(3)
+    loss, gradient = squared_error(loaded, Chip(order), dtype, predicted, noise, weight)
+    difference = widened(predicted) - widened(noise)
+    np.testing.assert_allclose(loss, weight * (difference**2).sum(1), rtol=1e-5)
+    slope = 2 * weight[:, None] * difference
+    assert np.abs(widened(gradient) - slope).max() <= TOLERANCE[dtype] * np.abs(slope).max()
