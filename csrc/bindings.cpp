@@ -4,12 +4,25 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <array>
 #include <cmath>
 
 #include "cpu/lu_leaky.h"
+#include "cpu/squared_error.h"
+#ifdef INVCAP_CUDA_VERSION
+#include "cuda/tensors.h"
+#endif
 
 namespace invcap {
 namespace {
+
+#ifdef INVCAP_CUDA_VERSION
+constexpr const char* kCuda = INVCAP_CUDA_VERSION;
+namespace gpu = cuda;
+#else
+constexpr const char* kCuda = nullptr;
+namespace gpu = cpu;  // never called: check_device lets no tensor of a GPU through
+#endif
 
 using Optional = std::optional<at::Tensor>;
 using Pair = std::tuple<at::Tensor, at::Tensor>;
@@ -37,15 +50,28 @@ void check_like(const char* name, const at::Tensor& tensor, const char* referenc
                     reference_name, ", ", reference.device(), ", got ", tensor.device());
 }
 
+void check_dtype(const char* name, const at::Tensor& tensor) {
+  const auto dtype = tensor.scalar_type();
+  TORCH_CHECK_TYPE(
+      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
+      name, " must be float32, float64, float16 or bfloat16, got ", dtype);
+}
+
+void check_device(const char* name, const at::Tensor& tensor) {
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      tensor.is_cpu() || (tensor.is_cuda() && kCuda), name, " is on ", tensor.device(),
+      ", but invcap_ext was built for the CPU ",
+      kCuda ? "and CUDA only"
+            : "alone; build it for CUDA "
+              "with: INVCAP_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+}
+
 // What both directions ask of their input (named `name`), lu and bias.
 void check_arguments(const char* name, const at::Tensor& input, const at::Tensor& lu,
                      const Optional& bias, double diagonal, double negative_slope) {
   check_settings(diagonal, negative_slope);
   check_dense("lu", lu);
-  const auto dtype = lu.scalar_type();
-  TORCH_CHECK_TYPE(
-      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
-      "lu must be float32, float64, float16 or bfloat16, got ", dtype);
+  check_dtype("lu", lu);
   TORCH_CHECK_VALUE(lu.dim() == 2 && lu.size(0) == lu.size(1) && lu.size(0) > 0,
                     "lu must have shape (n, n) with n > 0, got ", lu.sizes());
   TORCH_CHECK_VALUE(input.dim() > 0 && input.size(-1) == lu.size(0), name,
@@ -58,10 +84,7 @@ void check_arguments(const char* name, const at::Tensor& input, const at::Tensor
                       bias->sizes());
     check_like("bias", *bias, "lu", lu);
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      lu.is_cpu(), "lu is on ", lu.device(), ", but invcap_ext was built for the CPU alone; ",
-      "build it for CUDA with: INVCAP_CUDA=1 pip install --no-build-isolation --force-reinstall "
-      "--no-deps .");
+  check_device("lu", lu);
 }
 
 void check_same_shape(const char* name, const at::Tensor& tensor, const at::Tensor& reference) {
@@ -78,35 +101,83 @@ at::Tensor rows(const at::Tensor& a) {
 Pair lu_leaky(const at::Tensor& x, const at::Tensor& lu, const Optional& bias, double diagonal,
               double negative_slope) {
   check_arguments("x", x, lu, bias, diagonal, negative_slope);
-  auto [y, h] = cpu::lu_leaky(rows(x), lu, bias, diagonal, negative_slope);
+  const auto back_end = lu.is_cuda() ? gpu::lu_leaky : cpu::lu_leaky;
+  auto [y, h] = back_end(rows(x), lu, bias, diagonal, negative_slope);
   return {y.view(x.sizes()), h.view(x.sizes())};
 }
 
 Pair lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu, const Optional& bias,
                       double diagonal, double negative_slope) {
   check_arguments("y", y, lu, bias, diagonal, negative_slope);
-  auto [x, h] = cpu::lu_leaky_inverse(rows(y), lu, bias, diagonal, negative_slope);
+  const auto back_end = lu.is_cuda() ? gpu::lu_leaky_inverse : cpu::lu_leaky_inverse;
+  auto [x, h] = back_end(rows(y), lu, bias, diagonal, negative_slope);
   return {x.view(y.sizes()), h.view(y.sizes())};
 }
 
 using Backward = Triple (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                             const at::Tensor&, const at::Tensor&, double, double);
 
-template <Backward back_end>
+template <Backward on_cpu, Backward on_gpu>
 Triple backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
                 const at::Tensor& h, const at::Tensor& lu, double diagonal, double negative_slope) {
   check_arguments("x", x, lu, std::nullopt, diagonal, negative_slope);
   check_same_shape("grad", grad, x);
   check_same_shape("y", y, x);
   check_same_shape("h", h, x);
+  const auto back_end = lu.is_cuda() ? on_gpu : on_cpu;
   auto [input_grad, glu, gb] =
       back_end(rows(grad), rows(x), rows(y), rows(h), lu, diagonal, negative_slope);
   return {input_grad.view(x.sizes()), glu, gb};
 }
 
+at::Tensor lu_leaky_network(const at::Tensor& input, const std::vector<at::Tensor>& lu,
+                            const std::vector<Optional>& bias, const std::vector<double>& diagonals,
+                            const std::vector<double>& negative_slopes, bool inverse) {
+  const size_t depth = lu.size();
+  TORCH_CHECK_VALUE(depth > 0 && bias.size() == depth && diagonals.size() == depth &&
+                        negative_slopes.size() == depth,
+                    "lu, bias, diagonals and negative_slopes must be of one length, not 0, got ",
+                    depth, ", ", bias.size(), ", ", diagonals.size(), " and ",
+                    negative_slopes.size());
+  for (size_t i = 0; i < depth; ++i) {
+    check_arguments(inverse ? "y" : "x", input, lu[i], bias[i], diagonals[i], negative_slopes[i]);
+  }
+  const auto back_end = lu[0].is_cuda() ? gpu::lu_leaky_network : cpu::lu_leaky_network;
+  return back_end(rows(input), lu, bias, diagonals, negative_slopes, inverse).view(input.sizes());
+}
+
+// weight (pictures,) |predicted - noise|^2 of each picture, and its gradient by predicted
+// (pictures, ...).
+Pair weighted_squared_error(const at::Tensor& predicted, const at::Tensor& noise,
+                            const at::Tensor& weight) {
+  check_dense("predicted", predicted);
+  check_dtype("predicted", predicted);
+  TORCH_CHECK_VALUE(predicted.dim() > 0, "predicted must have shape (pictures, ...), got ",
+                    predicted.sizes());
+  TORCH_CHECK_VALUE(noise.sizes() == predicted.sizes(), "noise must have shape ", predicted.sizes(),
+                    ", got ", noise.sizes());
+  check_like("noise", noise, "predicted", predicted);
+  const int64_t pictures = predicted.size(0);
+  TORCH_CHECK_VALUE(weight.dim() == 1 && weight.size(0) == pictures,
+                    "weight must have shape (pictures,) with pictures = ", pictures, ", got ",
+                    weight.sizes());
+  const auto wide = predicted.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK_TYPE(weight.scalar_type() == wide, "weight must be ", wide, ", got ",
+                   weight.scalar_type());
+  TORCH_CHECK_VALUE(weight.device() == predicted.device(), "weight must be on the device of ",
+                    "predicted, ", predicted.device(), ", got ", weight.device());
+  check_device("predicted", predicted);
+  const std::array<int64_t, 2> flat{pictures, pictures ? predicted.numel() / pictures : 0};
+  const auto back_end =
+      predicted.is_cuda() ? gpu::weighted_squared_error : cpu::weighted_squared_error;
+  auto [loss, gradient] = back_end(predicted.reshape(flat).contiguous(),
+                                   noise.reshape(flat).contiguous(), weight.contiguous());
+  return {loss, gradient.view(predicted.sizes())};
+}
+
 py::dict build_info() {
   using namespace py::literals;
-  return py::dict("torch"_a = INVCAP_TORCH_VERSION, "cuda"_a = py::none(),
+  return py::dict("torch"_a = INVCAP_TORCH_VERSION, "cuda"_a = kCuda,
                   "compiler"_a = INVCAP_COMPILER);
 }
 
@@ -121,8 +192,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("check_settings", &check_settings);
   module.def("lu_leaky", &lu_leaky, no_gil);
   module.def("lu_leaky_inverse", &lu_leaky_inverse, no_gil);
-  module.def("lu_leaky_backward", &backward<cpu::lu_leaky_backward>, no_gil);
-  module.def("lu_leaky_inverse_backward", &backward<cpu::lu_leaky_inverse_backward>, no_gil);
+  module.def("lu_leaky_backward", &backward<cpu::lu_leaky_backward, gpu::lu_leaky_backward>,
+             no_gil);
+  module.def("lu_leaky_inverse_backward",
+             &backward<cpu::lu_leaky_inverse_backward, gpu::lu_leaky_inverse_backward>, no_gil);
+  module.def("lu_leaky_network", &lu_leaky_network, no_gil);
+  module.def("weighted_squared_error", &weighted_squared_error, no_gil);
 }
 
 }  // namespace invcap

@@ -7,6 +7,7 @@ check_built()
 from invcap_ext.diagnostics import LayerRoundTrip, RoundTrip, round_trip  # noqa: E402
 from invcap_ext.functional import lu_leaky, lu_leaky_inverse  # noqa: E402
 from invcap_ext.layers import InvertibleLinear, InvertibleNetwork  # noqa: E402
+from invcap_ext.squared_error import weighted_squared_error  # noqa: E402
 
 __all__ = [
     "BuildInfo",
@@ -18,4 +19,5 @@ __all__ = [
     "lu_leaky",
     "lu_leaky_inverse",
     "round_trip",
+    "weighted_squared_error",
 ]

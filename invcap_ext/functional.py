@@ -23,9 +23,19 @@ library.define("lu_leaky" + FORWARD_SCHEMA.format("x"))
 library.define("lu_leaky_inverse" + FORWARD_SCHEMA.format("y"))
 library.define("lu_leaky_backward" + BACKWARD_SCHEMA)
 library.define("lu_leaky_inverse_backward" + BACKWARD_SCHEMA)
-for name in ("lu_leaky", "lu_leaky_inverse", "lu_leaky_backward", "lu_leaky_inverse_backward"):
+library.define(
+    "lu_leaky_network(Tensor rows, Tensor[] lu, Tensor?[] bias, float[] diagonals, "
+    "float[] negative_slopes, bool inverse) -> Tensor"
+)
+for name in (
+    "lu_leaky",
+    "lu_leaky_inverse",
+    "lu_leaky_network",
+    "lu_leaky_backward",
+    "lu_leaky_inverse_backward",
+):
     library.impl(name, getattr(_C, name), "CompositeExplicitAutograd")
-for name in ("lu_leaky", "lu_leaky_inverse"):
+for name in ("lu_leaky", "lu_leaky_inverse", "lu_leaky_network"):
     for device in ("cpu", "cuda"):
         torch.library.register_autocast(f"invcap::{name}", device, torch.float32)
 
@@ -124,6 +134,20 @@ def _register_fake(operator: str, argument: str) -> None:
 
 _register_fake("lu_leaky", "x")
 _register_fake("lu_leaky_inverse", "y")
+
+
+@torch.library.register_fake("invcap::lu_leaky_network")
+def _network_fake(
+    rows: Tensor,
+    lu: list[Tensor],
+    bias: list[Tensor | None],
+    diagonals: list[float],
+    negative_slopes: list[float],
+    inverse: bool,
+) -> Tensor:
+    for weights in lu:
+        _check_rows("y" if inverse else "x", rows, weights)
+    return rows.new_empty(rows.shape)
 
 
 @torch.library.register_fake("invcap::lu_leaky_backward")

@@ -137,7 +137,7 @@ class InvertibleNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x to y, both (..., n)."""
-        if self.activations == "recompute":
+        if self._keeps_nothing():
             return recomputed(x, list(self.layers), inverse=False)
         for layer in self.layers:
             x = layer(x)
@@ -145,7 +145,7 @@ class InvertibleNetwork(nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n)."""
-        if self.activations == "recompute":
+        if self._keeps_nothing():
             return recomputed(y, list(self.layers), inverse=True)
         for layer in reversed(self.layers):
             y = layer.inverse(y)
@@ -159,6 +159,9 @@ class InvertibleNetwork(nn.Module):
             total = total + layer.log_abs_det_jacobian(x, y)
             x = y
         return total
+
+    def _keeps_nothing(self) -> bool:
+        return self.activations == "recompute" or not torch.is_grad_enabled()
 
     def extra_repr(self) -> str:
         return f"activations={self.activations!r}"

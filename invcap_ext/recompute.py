@@ -1,8 +1,9 @@
-"""A stack of invertible layers that keeps only its output for backward.
+"""A stack of invertible layers as one operator: on a GPU one launch, where rows fit on the chip.
 
-Going back through the stack, each layer's input is recovered from its output by the layer's own
-inverse (or, for the inverse direction, by its forward), which also yields the h that the weight
-gradients need. Memory: one row of n numbers per row of the batch, whatever the depth.
+It keeps only its output for backward. Going back through the stack, each layer's input is recovered
+from its output by the layer's own inverse (or, for the inverse direction, by its forward), which
+also yields the h that the weight gradients need. Memory: one row of n numbers per row of the batch,
+whatever the depth; none where no gradient is asked for.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ def recomputed(rows: Tensor, layers: list[InvertibleLinear], inverse: bool) -> T
     """Runs rows (..., n) through layers, or back through their inverses."""
     settings = tuple((layer.diagonal, layer.negative_slope) for layer in layers)
     parameters = [parameter for layer in layers for parameter in (layer.lu, layer.bias)]
+    if not torch.is_grad_enabled():
+        return _run(rows, settings, inverse, *parameters)
     return _Recomputed.apply(rows, settings, inverse, *parameters)
+
+
+def _run(rows: Tensor, settings: Settings, inverse: bool, *parameters: Tensor | None) -> Tensor:
+    lu, bias = parameters[::2], parameters[1::2]
+    return OPERATORS.lu_leaky_network(rows, lu, bias, *zip(*settings, strict=True), inverse)
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, settings: Settings, inverse: bool, *parameters: Tensor):
         ctx.settings, ctx.inverse = settings, inverse
-        operator = OPERATORS.lu_leaky_inverse if inverse else OPERATORS.lu_leaky
-        for layer in _order(len(settings), inverse):
-            lu, bias = parameters[2 * layer : 2 * layer + 2]
-            rows = operator(rows, lu, bias, *settings[layer])[0]
+        rows = _run(rows, settings, inverse, *parameters)
         ctx.save_for_backward(rows, *parameters)
         return rows
 
@@ -43,7 +48,8 @@ class _Recomputed(torch.autograd.Function):
         undo = OPERATORS.lu_leaky if ctx.inverse else OPERATORS.lu_leaky_inverse
         back = OPERATORS.lu_leaky_inverse_backward if ctx.inverse else OPERATORS.lu_leaky_backward
         grads: list[Tensor | None] = [None] * len(parameters)
-        for layer in reversed(_order(len(ctx.settings), ctx.inverse)):
+        layers = range(len(ctx.settings))
+        for layer in layers if ctx.inverse else reversed(layers):
             lu, bias = parameters[2 * layer : 2 * layer + 2]
             before, h = undo(rows, lu, bias, *ctx.settings[layer])
             x, y = (rows, before) if ctx.inverse else (before, rows)
@@ -51,7 +57,3 @@ class _Recomputed(torch.autograd.Function):
             grads[2 * layer : 2 * layer + 2] = glu, None if bias is None else gb
             rows = before
         return grad, None, None, *grads
-
-
-def _order(depth: int, inverse: bool) -> list[int]:
-    return list(reversed(range(depth))) if inverse else list(range(depth))

@@ -139,4 +139,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
   return {gy.to(x.dtype()), glu.to(x.dtype()), gz.sum(0).neg_().to(x.dtype())};
 }
 
+at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
+                            const std::vector<std::optional<at::Tensor>>& bias,
+                            const std::vector<double>& diagonals,
+                            const std::vector<double>& negative_slopes, bool inverse) {
+  const auto direction = inverse ? lu_leaky_inverse : lu_leaky;
+  at::Tensor result = rows;
+  for (size_t i = 0; i < lu.size(); ++i) {
+    const size_t layer = inverse ? lu.size() - 1 - i : i;
+    result = std::get<0>(
+        direction(result, lu[layer], bias[layer], diagonals[layer], negative_slopes[layer]));
+  }
+  return result;
+}
+
 }  // namespace invcap::cpu

@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace invcap::cpu {
 
@@ -33,5 +34,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
     const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
     const at::Tensor& lu, double diagonal, double negative_slope);
+
+// All layers, or back through their inverses; nothing is kept on the way.
+at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
+                            const std::vector<std::optional<at::Tensor>>& bias,
+                            const std::vector<double>& diagonals,
+                            const std::vector<double>& negative_slopes, bool inverse);
 
 }  // namespace invcap::cpu

@@ -254,6 +254,13 @@ def test_opcheck_passes_for_the_operator_and_its_backward_operator(
     torch.library.opcheck(BACKWARD[name], (*tensors, *settings), **tolerances)
 
 
+@pytest.mark.parametrize("inverse", (False, True))
+def test_opcheck_passes_for_the_operator_of_a_network(inverse: bool) -> None:
+    rows, lu, bias, *_ = make_case(33, 7).arguments
+    network = ([lu, lu.T], [bias, None], [1.2, 0.9], [0.3, 1.0])
+    torch.library.opcheck(torch.ops.invcap.lu_leaky_network.default, (rows, *network, inverse))
+
+
 @each_function
 @pytest.mark.parametrize("n", (33, 384, 1024))
 def test_two_runs_agree_bit_for_bit(name: str, n: int) -> None:

@@ -124,6 +124,25 @@ def test_recomputed_activations_give_the_values_and_gradients_of_stored_ones(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+def test_without_gradients_a_network_gives_the_same_in_one_operator(direction: str) -> None:
+    network = make_network(negative_slope=0.6, diagonal=1.1)
+    network.layers[1].diagonal = 0.9
+    run = getattr(network, direction)
+    want = run(rows())
+    operators = []
+
+    class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            operators.append(str(operator))
+            return operator(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Recorder():
+        got = run(rows())
+    assert torch.equal(got, want)
+    assert [name for name in operators if "invcap" in name] == ["invcap.lu_leaky_network.default"]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_second_derivatives_through_recomputed_activations_are_those_of_stored_ones(
     direction: str,
 ) -> None:

@@ -1,0 +1,199 @@
+#include "cuda/tensors.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <limits>
+#include <map>
+#include <mutex>
+
+#include "cuda/lu_leaky.h"
+#include "cuda/squared_error.h"
+
+namespace invcap::cuda {
+namespace {
+
+Scalar scalar_of(const at::Tensor& a) {
+  switch (a.scalar_type()) {
+    case at::kDouble:
+      return Scalar::float64;
+    case at::kHalf:
+      return Scalar::float16;
+    case at::kBFloat16:
+      return Scalar::bfloat16;
+    default:
+      return Scalar::float32;
+  }
+}
+
+// float32 goes to tensor cores where the user lets matrix products do so; three TF32 products keep
+// the accuracy of float32, so that nothing is lost by it.
+Problem problem_of(const at::Tensor& rows) {
+  return {scalar_of(rows), at::globalContext().allowTF32CuBLAS(), rows.size(0),
+          static_cast<int>(rows.size(1)), c10::cuda::getCurrentCUDAStream().stream()};
+}
+
+at::TensorOptions wide_options(const at::Tensor& a) {
+  return a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
+}
+
+void* pointer(const at::Tensor& a) { return a.defined() ? a.data_ptr() : nullptr; }
+
+// Where the inverted diagonal blocks of these weights lie from one call to the next. They are
+// compared with the weights before each use (invert_blocks.cuh), so that whatever lies here is
+// never wrong, only in vain. A graph that is being captured gets a place of its own, since it
+// outlives this one.
+at::Tensor inverse_of(const at::Tensor& lu, const Problem& problem, double diagonal) {
+  constexpr size_t kMost = 128;  // beyond which all are forgotten
+  using Key = std::tuple<void*, int, Scalar, double, void*, int>;
+  static std::mutex mutex;
+  static auto& places = *new std::map<Key, at::Tensor>;  // outlives the CUDA context
+  const auto make = [&] {
+    return at::full({inverse_elements(problem.n)}, std::numeric_limits<double>::quiet_NaN(),
+                    wide_options(lu));
+  };
+  if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None) {
+    return make();
+  }
+  const std::lock_guard lock(mutex);
+  if (places.size() >= kMost) places.clear();
+  auto& place = places[{pointer(lu), problem.n, problem.scalar, diagonal, problem.stream,
+                        static_cast<int>(lu.get_device())}];
+  if (!place.defined()) place = make();
+  return place;
+}
+
+// Layers for a launch: contiguous, alive as long as this is, and ready for solves if need be.
+struct Layers {
+  std::vector<at::Tensor> tensors;
+  std::vector<LayerPointers> pointers;
+
+  void add(const at::Tensor& lu, const std::optional<at::Tensor>& bias, double diagonal,
+           double negative_slope) {
+    const auto weights = tensors.emplace_back(lu.contiguous());
+    const auto offsets = tensors.emplace_back(bias ? bias->contiguous() : at::Tensor());
+    pointers.push_back({pointer(weights), pointer(offsets), nullptr, diagonal, negative_slope});
+  }
+
+  void invert(const Problem& problem) {
+    for (size_t i = 0; i < pointers.size(); ++i) {
+      tensors.push_back(inverse_of(tensors[2 * i], problem, pointers[i].diagonal));
+      pointers[i].inverse = pointer(tensors.back());
+    }
+    invert_blocks(problem, pointers.data(), static_cast<int>(pointers.size()));
+  }
+};
+
+Layers layer_of(const Problem& problem, const at::Tensor& lu, const std::optional<at::Tensor>& bias,
+                double diagonal, double negative_slope, bool solve) {
+  Layers layers;
+  layers.add(lu, bias, diagonal, negative_slope);
+  if (solve) layers.invert(problem);
+  return layers;
+}
+
+// What a direction needs beside its results, if rows are too long to stay on the chip.
+at::Tensor work_of(const at::Tensor& rows, int64_t elements) {
+  return at::empty({elements}, wide_options(rows));
+}
+
+std::tuple<at::Tensor, at::Tensor> weight_gradient_of(const Problem& problem, double sign,
+                                                      const at::Tensor& gz, const at::Tensor& h,
+                                                      const at::Tensor& gh, const at::Tensor& x) {
+  auto glu = at::empty({problem.n, problem.n}, x.options());
+  auto gb = at::empty({problem.n}, x.options());
+  const auto work = work_of(x, gradient_work_elements(problem));
+  weight_gradient(problem, sign, pointer(gz), pointer(h), pointer(gh), pointer(x), pointer(glu),
+                  pointer(gb), pointer(work));
+  return {glu, gb};
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> lu_leaky(const at::Tensor& x, const at::Tensor& lu,
+                                            const std::optional<at::Tensor>& bias, double diagonal,
+                                            double negative_slope) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const auto problem = problem_of(x);
+  const auto layers = layer_of(problem, lu, bias, diagonal, negative_slope, /*solve=*/false);
+  auto y = at::empty_like(x), h = at::empty_like(x);
+  forward(problem, layers.pointers.data(), 1, pointer(x), pointer(y), pointer(h), nullptr);
+  return {y, h};
+}
+
+std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu,
+                                                    const std::optional<at::Tensor>& bias,
+                                                    double diagonal, double negative_slope) {
+  const c10::cuda::CUDAGuard guard(y.device());
+  const auto problem = problem_of(y);
+  const auto layers = layer_of(problem, lu, bias, diagonal, negative_slope, /*solve=*/true);
+  auto x = at::empty_like(y), h = at::empty_like(y);
+  const auto work = work_of(y, solve_work_elements(problem));
+  inverse(problem, layers.pointers.data(), 1, pointer(y), pointer(x), pointer(h), pointer(work));
+  return {x, h};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const auto problem = problem_of(x);
+  const auto layers = layer_of(problem, lu, {}, diagonal, negative_slope, /*solve=*/false);
+  auto gx = at::empty_like(x);
+  const auto gz = at::empty_like(x), gh = at::empty_like(x);
+  backward(problem, layers.pointers[0], pointer(gy), pointer(y), pointer(gx), pointer(gz),
+           pointer(gh));
+  auto [glu, gb] = weight_gradient_of(problem, 1, gz, h, gh, x);
+  return {gx, glu, gb};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
+    const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const auto problem = problem_of(x);
+  const auto layers = layer_of(problem, lu, {}, diagonal, negative_slope, /*solve=*/true);
+  auto gy = at::empty_like(x);
+  const auto gz = at::empty_like(x), gh = at::empty_like(x);
+  const auto work = work_of(x, solve_work_elements(problem));
+  inverse_backward(problem, layers.pointers[0], pointer(gx), pointer(y), pointer(gy), pointer(gz),
+                   pointer(gh), pointer(work));
+  auto [glu, gb] = weight_gradient_of(problem, -1, gz, h, gh, x);
+  return {gy, glu, gb};
+}
+
+at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
+                            const std::vector<std::optional<at::Tensor>>& bias,
+                            const std::vector<double>& diagonals,
+                            const std::vector<double>& negative_slopes, bool inverse) {
+  const c10::cuda::CUDAGuard guard(rows.device());
+  const auto problem = problem_of(rows);
+  Layers layers;
+  for (size_t i = 0; i < lu.size(); ++i) {
+    layers.add(lu[i], bias[i], diagonals[i], negative_slopes[i]);
+  }
+  if (inverse) layers.invert(problem);
+  auto out = at::empty_like(rows);
+  const auto work =
+      work_of(rows, inverse ? solve_work_elements(problem) : product_work_elements(problem));
+  const auto run = inverse ? &cuda::inverse : &cuda::forward;
+  run(problem, layers.pointers.data(), static_cast<int>(lu.size()), pointer(rows), pointer(out),
+      nullptr, pointer(work));
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> weighted_squared_error(const at::Tensor& predicted,
+                                                          const at::Tensor& noise,
+                                                          const at::Tensor& weight) {
+  const c10::cuda::CUDAGuard guard(predicted.device());
+  auto loss = at::empty_like(weight), gradient = at::empty_like(predicted);
+  squared_error(scalar_of(predicted), predicted.size(0), predicted.size(1), pointer(predicted),
+                pointer(noise), pointer(weight), pointer(loss), pointer(gradient),
+                c10::cuda::getCurrentCUDAStream().stream());
+  return {loss, gradient};
+}
+
+}  // namespace invcap::cuda

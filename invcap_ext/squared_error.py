@@ -1,0 +1,68 @@
+"""The loss of prompt inversion: a weighted squared error of each picture, in one pass."""
+
+import torch
+from torch import Tensor
+
+from invcap_ext import _C
+from invcap_ext.functional import library
+
+library.define(
+    "weighted_squared_error(Tensor predicted, Tensor noise, Tensor weight) -> (Tensor, Tensor)"
+)
+library.impl("weighted_squared_error", _C.weighted_squared_error, "CompositeExplicitAutograd")
+
+
+def weighted_squared_error(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+    """Computes weight |predicted - noise|^2 of each picture, differentiable once by predicted.
+
+    The loss and its gradient come from one pass over both, so that nothing but the gradient is
+    kept for backward.
+
+    Args:
+        predicted: (pictures, ...), float32, float64, bfloat16 or float16.
+        noise: as predicted, a constant.
+        weight: (pictures,), a constant; float32, or float64 for float64.
+
+    Returns:
+        loss: (pictures,), of weight's dtype.
+
+    Raises:
+        ValueError, TypeError: a shape, device or dtype is wrong; the message names the argument.
+    """
+    return torch.ops.invcap.weighted_squared_error(predicted, noise, weight)[0]
+
+
+@torch.library.register_fake("invcap::weighted_squared_error")
+def _fake(predicted: Tensor, noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    for name, tensor in (("noise", noise), ("weight", weight)):
+        torch._check_value(
+            tensor.device == predicted.device,
+            lambda name=name, tensor=tensor: (
+                f"{name} must be on the device of predicted, {predicted.device}, "
+                f"got {tensor.device}"
+            ),
+        )
+    torch._check_value(
+        noise.shape == predicted.shape,
+        lambda: f"noise must have shape {predicted.shape}, got {noise.shape}",
+    )
+    torch._check_value(
+        weight.shape == predicted.shape[:1],
+        lambda: f"weight must have shape {predicted.shape[:1]}, got {weight.shape}",
+    )
+    return weight.new_empty(weight.shape), predicted.new_empty(predicted.shape)
+
+
+def _setup(ctx, inputs, output) -> None:
+    _, gradient = output
+    ctx.mark_non_differentiable(gradient)
+    ctx.save_for_backward(gradient)
+
+
+def _backward(ctx, grad: Tensor, _: Tensor):
+    (gradient,) = ctx.saved_tensors
+    scale = grad.reshape(-1, *[1] * (gradient.dim() - 1))
+    return (scale * gradient).to(gradient.dtype), None, None
+
+
+torch.library.register_autograd("invcap::weighted_squared_error", _backward, setup_context=_setup)
