@@ -1,0 +1,106 @@
+"""`csrc/cuda/tensors.cpp` on tensors of the CPU, its kernels on the harness.
+
+What the operators on a GPU give is what they give on the CPU.
+"""
+
+import subprocess
+import sysconfig
+from importlib import util
+from pathlib import Path
+
+import pytest
+import torch
+from simt_build import CACHE, CSRC
+from simt_calls import Chip, kernels
+from torch.utils.cpp_extension import include_paths, library_paths
+
+from invcap_ext import selfcheck
+
+HERE = Path(__file__).parent
+OPERATORS = torch.ops.invcap
+# What is taken for 33 rows of 129.
+CHIPS = {
+    "fused_16": Chip(),
+    "fused_64": Chip(processors=1),
+    "not_fused": Chip(shared_limit=72 << 10, processors=1),
+}
+each_chip = pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    """The functions of tensors.cpp, built against the library of the kernels."""
+    loaded = kernels()
+    target = CACHE / f"tensors{sysconfig.get_config_var('EXT_SUFFIX')}"
+    headers = [HERE / "stand_ins", CSRC, HERE, *include_paths(), sysconfig.get_path("include")]
+    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_EXTENSION_NAME=tensors"]
+    flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+    sources = [HERE / "tensors.cpp", CSRC / "cuda/tensors.cpp", loaded._name]
+    libraries = [f"-L{path}" for path in library_paths()]
+    libraries += ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]
+    includes = [f"-I{path}" for path in headers]
+    subprocess.run(["g++", *flags, *includes, *sources, *libraries, "-o", target], check=True)
+    spec = util.spec_from_file_location("tensors", target)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.loaded = loaded
+    return module
+
+
+@pytest.fixture
+def layer(monkeypatch):
+    monkeypatch.setattr(selfcheck, "DEVICE", "cpu")
+    return lambda dtype, rows=33: selfcheck.Layer.draw(129, rows, dtype)
+
+
+@each_chip
+@pytest.mark.parametrize("operation", selfcheck.PEERS, ids=lambda operation: operation.__name__)
+@pytest.mark.parametrize("dtype", selfcheck.TOLERANCES, ids=str)
+def test_an_operation_is_that_of_the_cpu(gpu, layer, monkeypatch, operation, dtype, chip):
+    chip.configure(gpu.loaded)
+    for rows in (0, 3, 33):
+        tensors = layer(dtype, rows)
+        expected = operation(tensors.exact())
+        with monkeypatch.context() as patch:
+            patch.setattr(selfcheck, "OPERATORS", gpu)
+            found = operation(tensors)
+        assert [a.dtype for a in found] == [dtype] * len(found)
+        assert [a.shape for a in found] == [a.shape for a in expected]
+        if rows:
+            assert selfcheck.relative_error(found, expected) <= selfcheck.TOLERANCES[dtype]
+
+
+@each_chip
+@pytest.mark.parametrize("inverse", (False, True))
+def test_a_network_is_that_of_the_cpu(gpu, layer, inverse, chip):
+    chip.configure(gpu.loaded)
+    p = layer(torch.float64)
+    arguments = ([p.lu, p.lu.T], [p.bias, None], [1.1, 0.9], [0.3, 1.0], inverse)
+    found = gpu.lu_leaky_network(p.x, *arguments)
+    expected = OPERATORS.lu_leaky_network(p.x, *arguments)
+    assert selfcheck.relative_error((found,), (expected,)) < 1e-12
+
+
+def test_the_squared_error_is_that_of_the_cpu(gpu):
+    Chip().configure(gpu.loaded)
+    arguments = torch.randn(3, 40), torch.randn(3, 40), torch.rand(3)
+    expected = OPERATORS.weighted_squared_error(*arguments)
+    for found, wanted in zip(gpu.weighted_squared_error(*arguments), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("captured", (False, True))
+def test_the_inverse_follows_its_weights_however_they_are_written(gpu, layer, captured):
+    Chip().configure(gpu.loaded)
+    gpu.capture(captured)
+    p = layer(torch.float64)
+    for write in (lambda lu: lu.mul_(0.5), lambda lu: lu.data.neg_(), lambda lu: lu.neg_()):
+        write(p.lu)
+        for diagonal in (1.0, 0.9):
+            arguments = (p.y, p.lu, p.bias, diagonal, 0.3)
+            found, expected = (
+                gpu.lu_leaky_inverse(*arguments),
+                OPERATORS.lu_leaky_inverse(*arguments),
+            )
+            assert selfcheck.relative_error(found, expected) < 1e-12
+    gpu.capture(False)
