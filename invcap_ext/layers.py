@@ -100,8 +100,8 @@ class InvertibleLinear(nn.Module):
 class InvertibleNetwork(nn.Module):
     """A stack of `InvertibleLinear`; the last layer has no activation.
 
-    Where nothing is kept for backward (no gradients, or "recompute") all layers run as one operator,
-    and hooks on single layers are not called.
+    Where nothing is kept for backward (no gradients, or "recompute") all layers run as one
+    operator, and hooks on single layers are not called.
 
     Args:
         features: n, the size of a row in both directions.
