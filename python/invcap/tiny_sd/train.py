@@ -85,6 +85,7 @@ def train_denoiser(
         data: what the checkpoint says of the data: another one's is refused.
     """
     torch.manual_seed(settings.seed)
+    denoiser = Denoiser(tokenizer).to(memory_format=torch.channels_last)
     scheduler = new_scheduler()
 
     def loss_at(model: nn.Module, generator: torch.Generator) -> Tensor:
@@ -99,7 +100,8 @@ def train_denoiser(
         return F.mse_loss(predicted, noise)
 
     identity = {"stage": "denoiser", "data": data}
-    return fit(Denoiser(tokenizer), loss_at, settings, path, identity, on_step)
+    trained = fit(denoiser, loss_at, settings, path, identity, on_step)
+    return trained.to(memory_format=torch.contiguous_format)
 
 
 def draw_steps(count: int, generator: torch.Generator) -> Tensor:
