@@ -50,7 +50,11 @@ def make_pipeline(seed: int = 0, **scheduler: object) -> StableDiffusionPipeline
         sample_size=16,
         scaling_factor=0.7,
     )
-    settings = {"beta_schedule": "scaled_linear", "clip_sample": False} | scheduler
+    settings = {
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "steps_offset": 1,
+    } | scheduler
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,

@@ -82,5 +82,5 @@ def test_a_schedule_that_has_no_bound_is_refused(alphas_cumprod, prediction, mes
 
 
 def test_an_unknown_weighting_is_refused():
-    with pytest.raises(ValueError, match="weighting must be one of .* got 'snr'"):
+    with pytest.raises(ValueError, match=r"weighting must be one of .* got 'snr'"):
         SCHEDULE.weights("snr")

@@ -144,7 +144,7 @@ class PromptInversionPipeline(DiffusionPipeline):
             )
         latents = []
         for image in images:
-            pixels = to_unit_range(fit_picture(_open(image), size)[None])
+            pixels = to_unit_range(fit_picture(_open(image), size)[None].copy())
             posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
             latents.append(posterior.mode().float().cpu() * self.vae.config.scaling_factor)
         return torch.cat(latents)

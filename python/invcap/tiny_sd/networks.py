@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 LATENT_CHANNELS = 6
 LATENT_SIDE = 8
-TEXT_WIDTH = 128
+TEXT_WIDTH = 64
 
 
 def new_vae() -> AutoencoderKL:
@@ -25,7 +25,7 @@ def new_vae() -> AutoencoderKL:
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Token ids (N, 77) to hidden states (N, 77, 128)."""
+    """Token ids (N, 77) to hidden states (N, 77, 64)."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -42,12 +42,12 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Noisy latents (N, 6, 8, 8), steps (N,), hidden states (N, 77, 128) to the noise."""
+    """Noisy latents (N, 6, 8, 8), steps (N,), hidden states (N, 77, 64) to the noise."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 128),
+        block_out_channels=(48, 96),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
