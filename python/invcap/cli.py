@@ -460,8 +460,8 @@ def _diffusion(model: str | None, dtype: str) -> PromptInversionPipeline:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = PromptInversionPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
-    return pipeline.to(device)
+    pipeline = PromptInversionPipeline.from_pretrained(model)
+    return pipeline.to(device, getattr(torch, dtype))
 
 
 def _size(text: str) -> tuple[int, int]:

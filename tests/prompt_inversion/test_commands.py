@@ -1,22 +1,21 @@
 import json
-import subprocess
 import sys
 
 import pytest
+from click.testing import Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from invcap.cli import main
+from invcap.cli import app, main
 
 FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png"}
 
 
-def invcap(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "invcap.cli", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
+def invcap(*arguments: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
     return done
 
 
@@ -67,7 +66,7 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
     assert plain(prompt_embeds=embeds, num_inference_steps=1).images[0].size == (16, 16)
 
     done = invcap("invert", *files, "--output", output, "--model", folder, code=1)
-    assert "holds an inversion; resume it" in done.stderr
+    assert "holds an inversion; resume it" in str(done.exception)
     done = invcap(
         *("invert", *files, "--output", output, "--model", folder, "--steps", 3),
         *("--resume", "--json"),

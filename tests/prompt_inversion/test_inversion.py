@@ -9,14 +9,14 @@ from invcap.prompt_inversion.inversion import Inversion
 from invcap.prompt_inversion.state import State
 
 SETTINGS = InversionSettings(
-    steps=12,
+    steps=8,
     draws=4,
     bank=16,
     held_out=8,
-    evaluate_every=3,
+    evaluate_every=2,
     patience=None,
     snapshots=3,
-    checkpoint_every=5,
+    checkpoint_every=3,
 )
 OVER = ("hidden_states", "token_vectors")
 FIELDS = ("prompt_embeds", "log_likelihood", "standard_error")
@@ -114,15 +114,15 @@ def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
 
 @pytest.mark.parametrize("over", OVER)
 def test_a_batch_gives_what_single_runs_give(pipeline, pictures, over):
-    batch = invert(pipeline, pictures, over=over, seeds=7)
-    for i, picture in enumerate(pictures):
+    batch = invert(pipeline, pictures[:2], over=over, seeds=7)
+    for i, picture in enumerate(pictures[:2]):
         single = invert(pipeline, picture, over=over, seeds=7 + i)
         for name in FIELDS:
             torch.testing.assert_close(
                 batch[name][i], single[name][0], rtol=1e-3, atol=1e-3, msg=name
             )
         assert batch.steps[i] == single.steps[0]
-        assert batch.unet_evaluations[i] == single.unet_evaluations[0] == 12 * 4 + 5 * 8
+        assert batch.unet_evaluations[i] == single.unet_evaluations[0] == 8 * 4 + 5 * 8
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(pipeline, pictures):
@@ -132,7 +132,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(pipeline, pictures):
 
 
 @pytest.mark.parametrize("over", OVER)
-@pytest.mark.parametrize("killed_at", [3, 7])
+@pytest.mark.parametrize("killed_at", [2, 5])
 def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, over, killed_at):
     path = tmp_path / "checkpoint.safetensors"
     settings = replace(SETTINGS, average=0.5)
@@ -146,7 +146,7 @@ def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, o
             checkpoint=path,
             callback_on_step_end=kill_at(killed_at),
         )
-    assert path.exists() == (killed_at > 5)
+    assert path.exists() == (killed_at > 3)
     resumed = invert(pipeline, pictures, settings, over=over, checkpoint=path)
     for name in FIELDS:
         assert torch.equal(whole[name], resumed[name]), name
@@ -159,7 +159,7 @@ def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, o
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"settings": replace(SETTINGS, steps=13)}, "settings"),
+        ({"settings": replace(SETTINGS, steps=9)}, "settings"),
         ({"seeds": 5}, "seeds"),
         ({"start": "a red square"}, "start"),
     ],
@@ -198,7 +198,7 @@ def test_a_picture_that_never_gives_a_number_stops_where_it_began(pipeline, pict
         found = invert(pipeline, pictures[:2], settings)
     assert found.steps[0] == 0 and found.histories[0].rollbacks == 3
     assert torch.equal(found.prompt_embeds[0], pipeline.encode_prompts(["a room"])[0])
-    assert found.unet_evaluations[0] < found.unet_evaluations[1] == 12 * 4 + 5 * 8
+    assert found.unet_evaluations[0] < found.unet_evaluations[1] == 8 * 4 + 5 * 8
 
 
 def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
@@ -222,7 +222,7 @@ def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, picture
 
     inversion.run(state, progress)
     assert state.active.tolist() == [False, True]
-    assert state.evaluations.tolist() == [3 * 4 + 2 * 8, 12 * 4 + 5 * 8]
+    assert state.evaluations.tolist() == [2 * 4 + 2 * 8, 8 * 4 + 5 * 8]
 
 
 def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
@@ -254,7 +254,7 @@ def test_the_callback_sees_every_step(pipeline, pictures):
         seen.append((step, values["vectors"].shape, values["held_out"].shape))
 
     invert(pipeline, pictures[:2], callback_on_step_end=callback)
-    assert seen == [(step, (2, 77, 16), (2,)) for step in range(1, 13)]
+    assert seen == [(step, (2, 77, 16), (2,)) for step in range(1, 9)]
 
 
 def test_checkpointed_activations_and_sliced_attention_give_the_same(pipeline, folder, pictures):
