@@ -24,7 +24,7 @@ from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.fit import FitSettings
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
-from invcap.tiny_sd.train import encode, train_denoiser, train_vae
+from invcap.tiny_sd.train import train_denoiser, train_vae
 
 logger = logging.getLogger("tiny_sd")
 LOGGED_EVERY = 100
@@ -33,8 +33,8 @@ LOGGED_EVERY = 100
 def main(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline.")],
     work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/tiny-sd"),
-    vae_steps: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 1500,
-    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 5000,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 4000,
     judged: Annotated[int, typer.Option(min=1, help="Held-out captions to draw at the end.")] = 500,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
 ) -> None:
@@ -47,18 +47,16 @@ def main(
         scene.caption(i) for scene in training for i in range(len(WORDINGS))
     )
     with tqdm(total=vae_steps, desc="autoencoder") as bar:
-        vae = train_vae(
+        vae, latents = train_vae(
             pixels,
             FitSettings(vae_steps, seed=seed),
             work / "vae.safetensors",
             f"shapes, {len(pixels)} pictures",
             shown(bar),
         )
-    scale = vae.config.scaling_factor
-    logger.info("latents' deviation %.3f", 1 / scale)
     with tqdm(total=steps, desc="denoiser") as bar:
         denoiser = train_denoiser(
-            encode(vae, pixels) * scale,
+            latents,
             training,
             tokenizer,
             FitSettings(steps, seed=seed),

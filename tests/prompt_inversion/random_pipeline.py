@@ -34,9 +34,9 @@ def make_pipeline(seed: int = 0, **scheduler: object) -> StableDiffusionPipeline
     text_encoder.get_input_embeddings().weight.data.normal_()
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=2,

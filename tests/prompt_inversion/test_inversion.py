@@ -7,6 +7,7 @@ import torch
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.inversion import Inversion
 from invcap.prompt_inversion.state import State
+from invcap.prompt_inversion.vectors import parametrise
 
 SETTINGS = InversionSettings(
     steps=8,
@@ -24,7 +25,7 @@ FIELDS = ("prompt_embeds", "log_likelihood", "standard_error")
 
 def invert(pipeline, pictures, settings=SETTINGS, **options):
     return pipeline.invert(
-        pictures, settings=settings, num_inference_steps=2, **{"start": "a room"} | options
+        pictures, settings=settings, num_inference_steps=1, **{"start": "a room"} | options
     )
 
 
@@ -62,10 +63,10 @@ def kill_at(step: int):
 
 @pytest.mark.parametrize("over", OVER)
 def test_the_held_out_bound_rises(pipeline, pictures, over):
-    found = invert(pipeline, pictures, replace(SETTINGS, steps=30), over=over)
+    found = invert(pipeline, pictures, replace(SETTINGS, steps=20), over=over)
     for history, bound in zip(found.histories, found.log_likelihood.tolist(), strict=True):
         assert bound == max(history.held_out) > history.held_out[0]
-        assert len(history.training) == 30
+        assert len(history.training) == 20
     assert found.prompt_embeds.shape == (3, 77, 16)
     assert [image.size for image in found.images] == [(16, 16)] * 3
 
@@ -75,7 +76,7 @@ def test_the_held_out_bound_rises(pipeline, pictures, over):
 def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, weighting):
     pipeline.to(torch.float64)
     settings = replace(SETTINGS, weighting=weighting, within=(5, 45))
-    vectors, hidden_of = pipeline._parametrise(["a room"], over)
+    vectors, hidden_of = parametrise(pipeline, ["a room"], over)
     latents = pipeline.encode_images(pictures[:1]).double()
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
     rows, vectors = torch.tensor([0]), vectors.double()
@@ -105,7 +106,7 @@ def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, wei
 def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
     settings = replace(SETTINGS, draws=16)
     latents = pipeline.encode_images(pictures[:1])
-    vectors, hidden_of = pipeline._parametrise(["a room"], "hidden_states")
+    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
     _, bound = inversion._gradient(vectors, torch.tensor([0]), 0)
     terms = pipeline.bound_terms(latents[0], vectors[0], inversion.banks[0])
@@ -210,7 +211,7 @@ def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
 
 
 def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, pictures):
-    vectors, hidden_of = pipeline._parametrise(["a room"] * 2, "hidden_states")
+    vectors, hidden_of = parametrise(pipeline, ["a room"] * 2, "hidden_states")
     latents = pipeline.encode_images(pictures[:2])
     settings = replace(SETTINGS, patience=2, max_rollbacks=0)
     inversion = Inversion(pipeline, latents, vectors, [0, 1], hidden_of, settings)
@@ -226,7 +227,7 @@ def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, picture
 
 
 def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
-    vectors, hidden_of = pipeline._parametrise(["a room"], "hidden_states")
+    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
     latents = pipeline.encode_images(pictures[:1])
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
     state, row = State.start(vectors), torch.tensor([0])

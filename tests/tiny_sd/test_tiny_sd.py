@@ -13,7 +13,7 @@ from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.fit import FitSettings, fit
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
-from invcap.tiny_sd.train import draw_steps, encode, train_denoiser, train_vae
+from invcap.tiny_sd.train import draw_steps, train_denoiser, train_vae
 
 SOME = list(scenes())[::2970]
 SETTINGS = FitSettings(steps=12, warmup=2, checkpoint_seconds=1e9)
@@ -103,10 +103,9 @@ def test_steps_cover_all_noise_levels_the_late_ones_more(tmp_path):
 
 def test_both_stages_train_and_make_a_pipeline_that_diffusers_loads(pixels, tokenizer, tmp_path):
     losses: dict[str, list[float]] = {"vae": [], "denoiser": []}
-    vae = train_vae(
+    vae, latents = train_vae(
         pixels, SETTINGS, tmp_path / "vae", "shapes", lambda _, loss: losses["vae"].append(loss)
     )
-    latents = encode(vae, pixels) * vae.config.scaling_factor
     assert latents.shape == (len(SOME), 6, 8, 8)
     assert latents.std().item() == pytest.approx(1, rel=1e-3)
     denoiser = train_denoiser(

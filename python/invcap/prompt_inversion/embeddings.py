@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from invcap.files import read_tensors, write_tensors
 
 TOLERANCE = 1e-3
-LARGE = 1024
+LARGE = 256
 
 
 def signature(network: nn.Module) -> list[float]:

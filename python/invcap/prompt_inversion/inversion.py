@@ -14,6 +14,7 @@ from torch import Tensor
 from invcap.prompt_inversion.bank import draw_bank, standard_error
 from invcap.prompt_inversion.schedule import WEIGHTINGS, Weighting
 from invcap.prompt_inversion.state import State
+from invcap.prompt_inversion.vectors import HiddenOf
 
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 BETAS = (0.9, 0.99)
 EPSILON = 1e-8
 NORM_MEMORY = 0.9
-HiddenOf = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

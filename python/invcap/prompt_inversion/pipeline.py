@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from diffusers import (
@@ -18,7 +17,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from invcap.autoencoder import to_unit_range
@@ -28,7 +27,6 @@ from invcap.prompt_inversion.bank import Bank, draw_bank
 from invcap.prompt_inversion.embeddings import digest, signature
 from invcap.prompt_inversion.error import weighted_squared_error
 from invcap.prompt_inversion.inversion import (
-    HiddenOf,
     History,
     Inversion,
     InversionSettings,
@@ -37,9 +35,9 @@ from invcap.prompt_inversion.inversion import (
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.schedule import NoiseSchedule
 from invcap.prompt_inversion.state import State
+from invcap.prompt_inversion.vectors import HiddenOf, Over, parametrise
 
 Picture = Image.Image | str | Path
-Over = Literal["hidden_states", "token_vectors"]
 OnStep = Callable[["PromptInversionPipeline", int, dict[str, Tensor]], Any]
 BATCH = 32
 
@@ -159,13 +157,14 @@ class PromptInversionPipeline(DiffusionPipeline):
         if isinstance(prompts, str) or not prompts:
             raise ValueError(f"prompts must be a list of at least one sentence, got {prompts!r}")
         for prompt in prompts:
-            self._check_prompt(prompt)
+            self.check_prompt(prompt)
         hidden, _ = self.text_to_image.encode_prompt(
             list(prompts), self._execution_device, 1, do_classifier_free_guidance=False
         )
         return hidden.float().cpu()
 
-    def _check_prompt(self, prompt: str) -> None:
+    def check_prompt(self, prompt: str) -> None:
+        """Raises ValueError unless a prompt has words, and not too many."""
         if not prompt.strip():
             raise ValueError(f"a prompt must have words, got {prompt!r}")
         count = len(self.tokenizer(prompt).input_ids)
@@ -291,7 +290,7 @@ class PromptInversionPipeline(DiffusionPipeline):
                     f"{name} must be one, or one for each of {len(latents)} pictures, got "
                     f"{len(values)}"
                 )
-        vectors, hidden_of = self._parametrise(starts, over)
+        vectors, hidden_of = parametrise(self, starts, over)
         inversion = Inversion(self, latents, vectors, seeds, hidden_of, settings)
         identity = {
             "settings": json.dumps(asdict(settings)),
@@ -347,31 +346,6 @@ class PromptInversionPipeline(DiffusionPipeline):
             for states, seed in zip(prompt_embeds, seeds, strict=True)
         ]
 
-    def _parametrise(self, starts: Sequence[str], over: Over) -> tuple[Tensor, HiddenOf]:
-        """The vectors to optimise, (P, N, d), and what maps them to hidden states."""
-        if over not in get_args(Over):
-            raise ValueError(f"over must be one of {get_args(Over)}, got {over!r}")
-        if over == "hidden_states":
-            return self.encode_prompts(starts), lambda vectors, rows: vectors
-        for start in starts:
-            self._check_prompt(start)
-        tokens = [self.tokenizer(start).input_ids for start in starts]
-        counts = {len(ids) - 2 for ids in tokens}
-        if len(counts) > 1:
-            raise ValueError(
-                f"start must have equally many tokens for all pictures, got {sorted(counts)}"
-            )
-        padded = self.tokenizer(list(starts), padding="max_length", return_tensors="pt").input_ids
-        within = slice(1, 1 + counts.pop())
-        device = self.text_encoder.device
-        vectors = self.text_encoder.get_input_embeddings()(padded[:, within].to(device))
-
-        def hidden_of(vectors: Tensor, rows: Tensor) -> Tensor:
-            with replaced_embeddings(self.text_encoder, within, vectors):
-                return self.text_encoder(padded[rows].to(device))[0].float().cpu()
-
-        return vectors.float().cpu(), hidden_of
-
     @torch.no_grad()
     def _output(
         self,
@@ -407,37 +381,20 @@ class PromptInversionPipeline(DiffusionPipeline):
         )
 
 
-@contextmanager
-def replaced_embeddings(
-    text_encoder: CLIPTextModel, within: slice, vectors: Tensor
-) -> Iterator[None]:
-    """Lets a text encoder see vectors (N, n, d) at the positions `within` of its N prompts."""
-
-    def replace(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
-        changed = embedded.clone()
-        changed[:, within] = vectors.to(embedded)
-        return changed
-
-    handle = text_encoder.get_input_embeddings().register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 def tiny_sd() -> Path:
-    """The embedded model's folder.
+    """The embedded model's folder, in an installed package or in the repository.
 
     Raises:
         ValueError: it is not there.
     """
-    root = Path(__file__).parents[3]
-    folder = root / "models" / "tiny-sd"
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: no such folder; train it with python/train_tiny_sd.py, or name a model"
-        )
-    return folder
+    here = Path(__file__)
+    folders = [root / "models" / "tiny-sd" for root in (here.parents[1], here.parents[3])]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise ValueError(
+        f"{folders[-1]}: no such folder; train it with python/train_tiny_sd.py, or name a model"
+    )
 
 
 def _open(image: Picture) -> Image.Image:

@@ -12,8 +12,9 @@ from PIL import Image
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture
 from invcap.prompt_inversion.inversion import InversionSettings
-from invcap.prompt_inversion.pipeline import Over, PromptInversionPipeline
+from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
+from invcap.prompt_inversion.vectors import Over
 
 CHECKPOINT = "checkpoint.safetensors"
 

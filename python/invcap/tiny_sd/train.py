@@ -30,12 +30,15 @@ OnStep = Callable[[int, float], None]
 
 def train_vae(
     pixels: np.ndarray, settings: FitSettings, path: Path, data: str, on_step: OnStep
-) -> AutoencoderKL:
+) -> tuple[AutoencoderKL, Tensor]:
     """Trains the autoencoder on pictures (N, 32, 32, 3), and sets its scaling factor.
 
     Args:
         path: of the checkpoint.
         data: what the checkpoint says of the data: another one's is refused.
+
+    Returns:
+        The autoencoder, and the scaled latents of the pictures, (N, 6, 8, 8), of variance 1.
     """
     torch.manual_seed(settings.seed)
 
@@ -47,8 +50,9 @@ def train_vae(
         return error + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
     vae = fit(new_vae(), loss_at, settings, path, {"stage": "vae", "data": data}, on_step)
-    vae.register_to_config(scaling_factor=1 / encode(vae, pixels).std().item())
-    return vae
+    latents = encode(vae, pixels)
+    vae.register_to_config(scaling_factor=1 / latents.std().item())
+    return vae, latents * vae.config.scaling_factor
 
 
 @torch.no_grad()
