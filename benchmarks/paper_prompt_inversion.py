@@ -158,25 +158,30 @@ def figure_5(
     }
 
 
-def evaluations(pipeline: PromptInversionPipeline, steps: int = 5000, seeds: int = 8) -> Result:
+def evaluations(
+    pipeline: PromptInversionPipeline,
+    steps: int = 5000,
+    seeds: int = 8,
+    rates: Sequence[float] = LEARNING_RATES,
+    settings: InversionSettings | None = None,
+) -> Result:
     """UNet evaluations to the bound that the paper's loop has in the end."""
     latents, start = _problem(pipeline)
-    rates = [rate for rate in LEARNING_RATES for _ in range(seeds)]
+    settings = settings or InversionSettings(evaluate_every=1, patience=None)
     with tqdm(total=steps, desc="the paper's loop") as bar:
         bounds, _ = paper_loop(
             pipeline,
             latents,
             start,
-            list(range(seeds)) * len(LEARNING_RATES),
-            rates,
+            list(range(seeds)) * len(rates),
+            [rate for rate in rates for _ in range(seeds)],
             steps,
             measure_every=max(1, steps // 50),
             on_step=lambda step: bar.update(),
         )
-    ends = bounds[-1].view(len(LEARNING_RATES), seeds).nan_to_num(-torch.inf)
+    ends = bounds[-1].view(len(rates), seeds).nan_to_num(-torch.inf)
     best = int(ends.median(1).values.argmax())
     target = ends[best]
-    settings = InversionSettings(evaluate_every=1, patience=None)
     found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
     needed = []
     for history, goal in zip(found.histories, target.tolist(), strict=True):
@@ -186,10 +191,10 @@ def evaluations(pipeline: PromptInversionPipeline, steps: int = 5000, seeds: int
     return {
         "paper": {
             "evaluations": steps,
-            "learning_rate": LEARNING_RATES[best],
+            "learning_rate": rates[best],
             "bound": _spread(target),
             "bound_by_learning_rate": {
-                str(rate): _spread(row) for rate, row in zip(LEARNING_RATES, ends, strict=True)
+                str(rate): _spread(row) for rate, row in zip(rates, ends, strict=True)
             },
         },
         "ours": {
@@ -220,10 +225,10 @@ def _other(names: Sequence[str], scene: Scene, random: Random) -> str:
     return random.choice([n for n in names if n not in (scene.colour, scene.background)])
 
 
-def _spread(values: Tensor) -> dict[str, float]:
-    """Least, median and most."""
-    low, middle, high = values.min(), values.median(), values.max()
-    return {"min": low.item(), "median": middle.item(), "max": high.item()}
+def _spread(values: Tensor) -> dict[str, float | None]:
+    """Least, median and most; None where that is not a number."""
+    found = {"min": values.min(), "median": values.median(), "max": values.max()}
+    return {name: value.item() if value.isfinite() else None for name, value in found.items()}
 
 
 def parts(pipeline: PromptInversionPipeline, output: Path) -> dict[str, Callable[[], Result]]:

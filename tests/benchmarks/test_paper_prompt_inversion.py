@@ -71,6 +71,16 @@ def test_every_part_gives_its_figures(paper, pipeline, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"figure_{i}.png" for i in (3, 4, 5)}
 
 
+def test_evaluations_are_counted_to_the_bound_of_the_best_paper_loop(paper, pipeline):
+    settings = paper.InversionSettings(
+        steps=40, draws=4, bank=64, held_out=64, evaluate_every=1, patience=None
+    )
+    found = paper.evaluations(pipeline, steps=20, seeds=2, rates=(1e-4, 1e-2), settings=settings)
+    assert found["paper"]["learning_rate"] == 1e-2
+    assert all(needed % 4 == 0 for needed in found["ours"]["evaluations"])
+    assert found["ours"]["share_of_the_papers"] == found["ours"]["median"] / 20
+
+
 def test_only_parts_that_exist_are_run(paper, pipeline, tmp_path):
     assert list(paper.parts(pipeline, tmp_path)) == [
         "table_1",
