@@ -185,8 +185,8 @@ def evaluations(
     found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
     needed = []
     for history, goal in zip(found.histories, target.tolist(), strict=True):
-        reached = [i for i, bound in enumerate(history.held_out) if bound >= goal]
-        needed.append(settings.draws * reached[0] if reached else None)
+        measured = zip(history.evaluated, history.held_out, strict=True)
+        needed.append(next((settings.draws * at for at, bound in measured if bound >= goal), None))
     known = [n if n is not None else float("inf") for n in needed]
     return {
         "paper": {
