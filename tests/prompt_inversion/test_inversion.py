@@ -1,5 +1,6 @@
 from contextlib import contextmanager
 from dataclasses import replace
+from math import isnan
 
 import pytest
 import torch
@@ -188,6 +189,7 @@ def test_not_a_number_at_a_step_is_survived_and_touches_no_other_picture(pipelin
     with spoiled(pipeline, {4}):
         found = invert(pipeline, pictures)
     assert [history.rollbacks for history in found.histories] == [1, 0, 0]
+    assert [isnan(bound) for bound in found.histories[0].training] == [i == 4 for i in range(8)]
     assert found.prompt_embeds.isfinite().all() and found.log_likelihood.isfinite().all()
     assert found.log_likelihood[0] > found.histories[0].held_out[0]
     assert torch.equal(found.prompt_embeds[1:], clean.prompt_embeds[1:])
@@ -198,6 +200,8 @@ def test_a_picture_that_never_gives_a_number_stops_where_it_began(pipeline, pict
     with spoiled(pipeline, {0, 1, 2}):
         found = invert(pipeline, pictures[:2], settings)
     assert found.steps[0] == 0 and found.histories[0].rollbacks == 3
+    assert [len(history.training) for history in found.histories] == [3, 8]
+    assert found.histories[0].evaluated == [0, 2]
     assert torch.equal(found.prompt_embeds[0], pipeline.encode_prompts(["a room"])[0])
     assert found.unet_evaluations[0] < found.unet_evaluations[1] == 8 * 4 + 5 * 8
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,7 +89,7 @@ class History:
 
     Attributes:
         training: after each step, the bound (its part within `within`) as that step's few draws
-            estimate it.
+            estimate it; NaN where that was not a number.
         evaluated: steps done at each measurement.
         held_out: the bound on the held-out bank at each.
         rollbacks: returns to the best.
@@ -98,6 +99,20 @@ class History:
     evaluated: list[int]
     held_out: list[float]
     rollbacks: int
+
+
+def history_of(state: State, row: int) -> History:
+    """One picture's history, as far as it went."""
+    measured = [
+        (at, bounds[row].item()) for at, bounds in zip(state.evaluated, state.held_out, strict=True)
+    ]
+    measured = [(at, bound) for at, bound in measured if not isnan(bound)]
+    return History(
+        training=[bounds[row].item() for bounds in state.training[: state.taken[row]]],
+        evaluated=[at for at, _ in measured],
+        held_out=[bound for _, bound in measured],
+        rollbacks=state.rollbacks[row].item(),
+    )
 
 
 @dataclass
@@ -202,6 +217,7 @@ class Inversion:
         training = torch.full((len(state.vectors),), torch.nan, dtype=torch.float64)
         training[rows] = bound
         state.training.append(training)
+        state.taken[rows] += 1
         state.evaluations[rows] += self.settings.draws
         finite = gradient.isfinite().all((1, 2)) & bound.isfinite()
         self._return_to_best(state, rows[~finite])

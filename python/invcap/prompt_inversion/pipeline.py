@@ -27,10 +27,10 @@ from invcap.prompt_inversion.bank import Bank, draw_bank
 from invcap.prompt_inversion.embeddings import digest, signature
 from invcap.prompt_inversion.error import weighted_squared_error
 from invcap.prompt_inversion.inversion import (
-    History,
     Inversion,
     InversionSettings,
     PromptInversionOutput,
+    history_of,
 )
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.schedule import NoiseSchedule
@@ -359,10 +359,6 @@ class PromptInversionPipeline(DiffusionPipeline):
     ) -> PromptInversionOutput:
         every = torch.arange(len(state.best))
         embeds = hidden_of(state.best, every)
-        training, held_out = (
-            torch.stack(rows).T if rows else torch.empty(len(every), 0)
-            for rows in (state.training, state.held_out)
-        )
         return PromptInversionOutput(
             prompt_embeds=embeds,
             token_vectors=state.best if over == "token_vectors" else None,
@@ -370,12 +366,7 @@ class PromptInversionPipeline(DiffusionPipeline):
             standard_error=state.best_error,
             steps=state.best_step.tolist(),
             unet_evaluations=state.evaluations.tolist(),
-            histories=[
-                History(train.tolist(), list(state.evaluated), bounds.tolist(), rollbacks)
-                for train, bounds, rollbacks in zip(
-                    training, held_out, state.rollbacks.tolist(), strict=True
-                )
-            ],
+            histories=[history_of(state, row) for row in every.tolist()],
             snapshots={step: hidden_of(v, every) for step, v in state.snapshots.items()},
             images=self.generate(embeds, seeds, size, guidance_scale, num_inference_steps),
         )

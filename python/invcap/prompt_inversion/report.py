@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def write_inversion(
         folder / "strip.png",
         strip([*shown, output.images[index], target]),
     )
-    write_json(folder / "history.json", asdict(history))
+    training = [bound if isfinite(bound) else None for bound in history.training]
+    write_json(folder / "history.json", asdict(history) | {"training": training})
     if output.token_vectors is not None:
         save_token_vectors(folder / "tokens.safetensors", output.token_vectors[index], "<picture>")
     save_prompt_embeds(embedding, output.prompt_embeds[index], pipeline.unet)
@@ -60,17 +62,23 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     for number, history in enumerate(histories):
-        training = np.asarray(history.training)
-        window = min(SMOOTHING, max(1, len(training)))
-        mean = np.convolve(training, np.ones(window) / window, "valid")
-        steps = np.arange(len(mean)) + (window + 1) / 2
         label = number == 0
-        axes.plot(steps, mean, color="C0", lw=0.8, label="training (running mean)" * label)
-        axes.plot(history.evaluated, history.held_out, color="C1", label="held out" * label)
+        axes.plot(*running_mean(history.training), "C0", lw=0.8, label="training, smoothed" * label)
+        axes.plot(history.evaluated, history.held_out, "C1", label="held out" * label)
     axes.set(xlabel="gradient step", ylabel="bound, nats per latent number")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def running_mean(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Means of neighbours among the finite values, and where (from 1) their centres are."""
+    places = np.flatnonzero(np.isfinite(values)) + 1.0
+    window = min(SMOOTHING, max(1, len(places)))
+    kept = np.asarray(values)[places.astype(int) - 1]
+    sums = (np.cumsum(np.concatenate([[0.0], part])) for part in (places, kept))
+    centres, means = ((total[window:] - total[:-window]) / window for total in sums)
+    return centres, means
 
 
 def strip(pictures: Sequence[Image.Image]) -> Image.Image:

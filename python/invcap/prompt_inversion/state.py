@@ -28,6 +28,7 @@ class State:
         stale: evaluations since the best.
         rollbacks: returns to the best so far.
         active: pictures that have not stopped.
+        taken: steps before they did.
         evaluations: of the UNet.
         step: steps done.
         training: (steps, P) float64, the bound as each step's own draws estimate it.
@@ -50,6 +51,7 @@ class State:
     stale: Tensor
     rollbacks: Tensor
     active: Tensor
+    taken: Tensor
     evaluations: Tensor
     step: int = 0
     training: list[Tensor] = field(default_factory=list)
@@ -77,6 +79,7 @@ class State:
             stale=count.clone(),
             rollbacks=count.clone(),
             active=torch.ones(pictures, dtype=torch.bool),
+            taken=count.clone(),
             evaluations=count.clone(),
         )
 
