@@ -86,6 +86,10 @@ class BothWays(nn.Module):
             InvertibleNetwork(features, depth, negative_slope=s, diagonal=s**-0.25)
             for s in (slope, 1 / slope)
         )
+        with torch.no_grad():
+            for network in self.networks:
+                for layer in network.layers:
+                    layer.lu.mul_(SPREAD)
 
     def forward(self, x: Tensor) -> Tensor:
         for network in self.networks:
@@ -102,7 +106,6 @@ class BothWays(nn.Module):
         """Sets every bias so that its z is zero at one row of x (rows, n), drawn for each."""
         for network in self.networks:
             for layer in network.layers:
-                layer.lu.mul_(SPREAD)
                 drawn = torch.randint(len(x), (1, layer.features), generator=generator)
                 layer.bias.copy_(-(x @ layer.weight.T).gather(0, drawn)[0])
                 x = layer(x)

@@ -70,7 +70,7 @@ BlockTriangular prepare(const at::Tensor& t, Triangle triangle, double diagonal,
     result.blocks.push_back({begin, end, window(dense, block * kBlock, size, 0, size)});
   }
   const bool lower = triangle == Triangle::lower;
-  const int64_t rows = t.stride(lower ? 0 : 1), columns = t.stride(lower ? 1 : 0);
+  const int64_t row_stride = t.stride(lower ? 0 : 1), column_stride = t.stride(lower ? 1 : 0);
   AT_DISPATCH_FLOATING_TYPES(t.scalar_type(), "prepare", [&] {
     const scalar_t* source = t.const_data_ptr<scalar_t>();
     scalar_t* target = dense.mutable_data_ptr<scalar_t>();
@@ -78,7 +78,8 @@ BlockTriangular prepare(const at::Tensor& t, Triangle triangle, double diagonal,
     at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
       for (int64_t block = first; block < last; ++block) {
         const int64_t begin = block * kBlock, size = std::min(kBlock, n - begin);
-        const Lower<scalar_t> from{source + begin * (rows + columns), rows, columns, diagonal};
+        const Lower<scalar_t> from{source + begin * (row_stride + column_stride), row_stride,
+                                   column_stride, diagonal};
         scalar_t* to = target + block * kBlock * kBlock;
         const auto out = [&](int64_t i, int64_t j) -> scalar_t& {
           return lower ? to[i * kBlock + j] : to[j * kBlock + i];
