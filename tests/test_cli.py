@@ -147,7 +147,11 @@ def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "train-autoencoder", "evaluate", "caption", "generate", "data emoji"]
+    "command",
+    [
+        *("train", "train-autoencoder", "evaluate", "caption", "generate", "score", "invert"),
+        "data emoji",
+    ],
 )
 def test_every_commands_help_shows_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"])

@@ -1,17 +1,22 @@
 """Pictures and sentences mapped to each other by one invertible network."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invcap.captioning import Caption, InvertibleCaptioner
+    from invcap.prompt_inversion import PromptInversionPipeline
 
-__all__ = ["Caption", "InvertibleCaptioner"]
+HOMES = {
+    "Caption": "captioning",
+    "InvertibleCaptioner": "captioning",
+    "PromptInversionPipeline": "prompt_inversion",
+}
+__all__ = ["Caption", "InvertibleCaptioner", "PromptInversionPipeline"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for: the commands' help needs neither torch nor the encoders."""
-    if name not in __all__:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from invcap import captioning
-
-    return getattr(captioning, name)
+    return getattr(import_module(f"invcap.{HOMES[name]}"), name)

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from invcap.prompt_inversion import PromptInversionPipeline
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,6 +52,14 @@ GroupColumn = Annotated[
     str | None,
     typer.Option(help="Column in `hf:` data whose equal values stay on one side of the split."),
 ]
+Diffusion = Annotated[
+    str | None, typer.Option("--model", help="Stable Diffusion folder or hub name; else tiny-sd.")
+]
+Dtype = Annotated[str, typer.Option(help="Of the frozen networks: float32, bfloat16 or float16.")]
+PictureSize = Annotated[
+    str | None, typer.Option("--size", help="Height x width, pixels; default the model's own.")
+]
+DTYPES = ("float32", "bfloat16", "float16")
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "invcap"
 
 
@@ -279,6 +290,118 @@ def generate(
     _print("\n".join(f"{r['picture']}\t{r['text']}" for r in result), result, as_json)
 
 
+@app.command(
+    epilog='Example: `invcap score picture.png "a red square, black background" "a green circle"`'
+)
+def score(
+    picture: Annotated[Path, typer.Argument(help="Picture file.")],
+    prompts: Annotated[list[str], typer.Argument(help="Sentences.")],
+    model: Diffusion = None,
+    dtype: Dtype = "float32",
+    size: PictureSize = None,
+    draws: Annotated[int, typer.Option(help="UNet evaluations for each prompt.")] = 256,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Tells how likely each prompt made a picture: a bound, in nats per latent number.
+
+    Differences are to the best, on the same draws: their errors are far smaller than the bounds'.
+    """
+    import torch
+
+    pipeline = _diffusion(model, dtype)
+    generator = torch.Generator().manual_seed(seed)
+    found = pipeline.log_likelihood(picture, prompts, draws, generator, size and _size(size))
+    result = []
+    for index, prompt in enumerate(prompts):
+        difference, error = found.difference(index, found.best)
+        result.append(
+            {
+                "prompt": prompt,
+                "log_likelihood": found.bound[index].item(),
+                "standard_error": found.standard_error[index].item(),
+                "difference": difference,
+                "difference_standard_error": error,
+            }
+        )
+    width = max(map(len, prompts))
+    lines = [f"{'prompt':{width}}  {'bound':>9}  {'error':>7}  {'to best':>9}  {'error':>7}"]
+    lines += [
+        f"{r['prompt']:{width}}  {r['log_likelihood']:9.4f}  {r['standard_error']:7.4f}  "
+        f"{r['difference']:9.4f}  {r['difference_standard_error']:7.4f}"
+        for r in result
+    ]
+    _print("\n".join(lines), result, as_json)
+
+
+@app.command(epilog="Example: `invcap invert picture.png --output inverted`")
+def invert(
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    output: Annotated[Path, typer.Option(help="Folder; each picture gets one of its name in it.")],
+    model: Diffusion = None,
+    dtype: Dtype = "float32",
+    size: PictureSize = None,
+    start: Annotated[str, typer.Option(help="Sentence to begin with.")] = "a room",
+    steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
+    draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="`elbo`, `mean` (the paper's) or `epsilon`.")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Decay of a moving average of the embedding; 0 for none.")
+    ] = None,
+    token_vectors: Annotated[
+        bool, typer.Option(help="Optimise the start's token vectors; write them for diffusers too.")
+    ] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
+    attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
+    guidance_scale: Annotated[float, typer.Option(help="Of the generated pictures.")] = 1.0,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in OUTPUT.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Finds the prompt embedding that most likely made each picture.
+
+    Writes for each its embedding, its history, a plot of both bounds, and a strip of pictures
+    generated on the way, beside the target.
+    """
+    from invcap.prompt_inversion import InversionSettings, run
+
+    pipeline = _diffusion(model, dtype)
+    if gradient_checkpointing:
+        pipeline.enable_gradient_checkpointing()
+    if attention_slicing:
+        pipeline.enable_attention_slicing()
+    settings = InversionSettings(
+        **_given(
+            steps=steps,
+            draws=draws,
+            learning_rate=learning_rate,
+            weighting=weighting,
+            average=average,
+        )
+    )
+    result = run.invert(
+        pipeline,
+        pictures,
+        output,
+        settings,
+        start=start,
+        over="token_vectors" if token_vectors else "hidden_states",
+        seed=seed,
+        size=size and _size(size),
+        guidance_scale=guidance_scale,
+        resume=resume,
+    )
+    lines = (
+        f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
+        f"± {r['standard_error']:.4f} after {r['steps']} steps"
+        for r in result
+    )
+    _print("\n".join(lines), result, as_json)
+
+
 @data_app.command(epilog="Example: `invcap data emoji --output emoji`")
 def emoji(
     output: Annotated[Path, typer.Option(help="Folder to make.")],
@@ -327,6 +450,18 @@ def _source_options(
         caption_columns=caption_columns,
         group_column=group_column,
     )
+
+
+def _diffusion(model: str | None, dtype: str) -> PromptInversionPipeline:
+    import torch
+
+    from invcap.prompt_inversion import PromptInversionPipeline
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = PromptInversionPipeline.from_pretrained(model)
+    return pipeline.to(device, getattr(torch, dtype))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,0 +1,268 @@
+"""The prompt inversion paper on tiny-sd: its Table 1, its Figures 3 to 5, and what ours costs.
+
+    python benchmarks/paper_prompt_inversion.py --output docs/prompt_inversion
+
+Each part writes its figures into results.json and its pictures beside it as soon as it is done;
+`--part` runs one alone. Bounds are in nats per latent number, held-out unless it says otherwise.
+
+- table_1: a red square on black under the paper's three prompts.
+- comparisons: held-out pictures, each under its own caption and under three captions with one
+  factor changed, all on one bank.
+- figures_3_4: from "a room" to a red square in 5,000 steps.
+- figure_5: the paper's loop with a step size that explodes, and ours, over 8,000 steps of one UNet
+  evaluation each, from 20 seeds. A run has collapsed when its bound ends below that of its start.
+- evaluations: how many UNet evaluations with gradient each needs to the bound that the paper's
+  loop, with the best of several step sizes, has after 5,000. Measuring is not counted.
+
+Source: "Image captioning with text-to-image models".
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from matplotlib.figure import Figure
+from paper_loop import paper_loop
+from torch import Tensor
+from tqdm import tqdm
+
+from invcap.data import split_by_group
+from invcap.data.shapes import COLOURS, SHAPES, Scene, draw, load_shapes, scenes
+from invcap.files import read_json, write_json
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
+from invcap.prompt_inversion.report import bounds_figure, strip, write_figure, write_picture
+
+START = "a room"
+TARGET = Scene("medium", "red", "square", "in the center", "gray")
+TABLE_1 = tuple(
+    f"a {thing} in the center of the image, black background"
+    for thing in ("red square", "red circle", "green square")
+)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+EXPLODING = 0.3
+Result = dict[str, Any]
+
+
+def table_1(pipeline: PromptInversionPipeline, draws: int = 1024) -> Result:
+    """A red square on black under the paper's prompts, with differences to the first."""
+    picture = draw(replace(TARGET, background="black"))
+    found = pipeline.log_likelihood(picture, TABLE_1, draws)
+    return {
+        prompt: {
+            "bound": found.bound[i].item(),
+            "standard_error": found.standard_error[i].item(),
+            "difference": found.difference(i, 0),
+        }
+        for i, prompt in enumerate(TABLE_1)
+    }
+
+
+def comparisons(
+    pipeline: PromptInversionPipeline, pictures: int = 200, draws: int = 128, seed: int = 0
+) -> Result:
+    """How often a held-out picture's own caption beats one with a factor changed."""
+    random = Random(seed)
+    every = list(scenes())
+    _, held_out = split_by_group(load_shapes(), 0.1, seed=0)
+    wins: dict[str, list[tuple[bool, bool]]] = {"colour": [], "shape": [], "background": []}
+    for index in tqdm(random.sample(held_out, pictures), desc="comparisons"):
+        scene = every[index]
+        changed = {
+            "colour": replace(scene, colour=_other(COLOURS, scene, random)),
+            "shape": replace(scene, shape=random.choice([s for s in SHAPES if s != scene.shape])),
+            "background": replace(scene, background=_other(COLOURS, scene, random)),
+        }
+        prompts = [scene.caption(), *(other.caption() for other in changed.values())]
+        found = pipeline.log_likelihood(
+            draw(scene), prompts, draws, torch.Generator().manual_seed(random.getrandbits(32))
+        )
+        for position, factor in enumerate(changed, 1):
+            difference, error = found.difference(0, position)
+            wins[factor].append((difference > 0, difference > 2 * error))
+    return {
+        factor: dict(
+            zip(("right", "right_by_two_errors"), np.mean(won, axis=0).tolist(), strict=True)
+        )
+        for factor, won in wins.items()
+    }
+
+
+def figures_3_4(pipeline: PromptInversionPipeline, output: Path, steps: int = 5000) -> Result:
+    """From "a room" to a red square: the bound and the pictures on the way."""
+    settings = _steady(steps, snapshots=8)
+    found = pipeline.invert(draw(TARGET), START, settings)
+    shown = [states[0] for states in found.snapshots.values()]
+    drawn = pipeline.generate(shown, [0] * len(shown))
+    write_picture(output / "figure_3.png", strip([*drawn, found.images[0], draw(TARGET)]))
+    write_figure(output / "figure_4.png", bounds_figure(found.histories))
+    history = found.histories[0]
+    return {
+        "settings": asdict(settings),
+        "pictures_after": [*found.snapshots, found.steps[0]],
+        "start": history.held_out[0],
+        "end": history.held_out[-1],
+        "best": found.log_likelihood[0].item(),
+        "standard_error": found.standard_error[0].item(),
+        "rollbacks": history.rollbacks,
+    }
+
+
+def figure_5(
+    pipeline: PromptInversionPipeline, output: Path, steps: int = 8000, seeds: int = 20
+) -> Result:
+    """The paper's loop with too large a step size, and ours, from many seeds."""
+    latents, start = _problem(pipeline)
+    with tqdm(total=steps, desc="the paper's loop") as bar:
+        theirs, _ = paper_loop(
+            pipeline,
+            latents,
+            start,
+            range(seeds),
+            [EXPLODING] * seeds,
+            steps,
+            measure_every=max(1, steps // 80),
+            on_step=lambda step: bar.update(),
+        )
+    settings = replace(_steady(steps), evaluate_every=max(1, steps // 80))
+    found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
+    ours = torch.tensor([history.held_out for history in found.histories]).T
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, bounds, colour in (("the paper's", theirs, "C3"), ("ours", ours, "C0")):
+        at = np.linspace(0, steps, len(bounds))
+        axes.plot(at, bounds, color=colour, lw=0.6, label=[name, *[None] * (seeds - 1)])
+    axes.set(xlabel="step, one UNet evaluation each", ylabel="held-out bound")
+    axes.set_ylim(min(ours.min().item(), theirs[0].min().item()) - 0.5, None)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_figure(output / "figure_5.png", figure)
+    return {
+        "learning_rate": EXPLODING,
+        **{
+            name: {
+                "collapsed": int((~(bounds[-1] >= bounds[0])).sum()),
+                "seeds": seeds,
+                "start": _spread(bounds[0]),
+                "best": _spread(bounds.nan_to_num(-torch.inf).amax(0)),
+                "end": _spread(bounds[-1]),
+            }
+            for name, bounds in (("paper", theirs), ("ours", ours))
+        },
+    }
+
+
+def evaluations(
+    pipeline: PromptInversionPipeline,
+    steps: int = 5000,
+    seeds: int = 8,
+    rates: Sequence[float] = LEARNING_RATES,
+    settings: InversionSettings | None = None,
+) -> Result:
+    """UNet evaluations to the bound that the paper's loop has in the end."""
+    latents, start = _problem(pipeline)
+    settings = settings or InversionSettings(evaluate_every=1, patience=None)
+    with tqdm(total=steps, desc="the paper's loop") as bar:
+        bounds, _ = paper_loop(
+            pipeline,
+            latents,
+            start,
+            list(range(seeds)) * len(rates),
+            [rate for rate in rates for _ in range(seeds)],
+            steps,
+            measure_every=max(1, steps // 50),
+            on_step=lambda step: bar.update(),
+        )
+    ends = bounds[-1].view(len(rates), seeds).nan_to_num(-torch.inf)
+    best = int(ends.median(1).values.argmax())
+    target = ends[best]
+    found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
+    needed = []
+    for history, goal in zip(found.histories, target.tolist(), strict=True):
+        measured = zip(history.evaluated, history.held_out, strict=True)
+        needed.append(next((settings.draws * at for at, bound in measured if bound >= goal), None))
+    known = [n if n is not None else float("inf") for n in needed]
+    return {
+        "paper": {
+            "evaluations": steps,
+            "learning_rate": rates[best],
+            "bound": _spread(target),
+            "bound_by_learning_rate": {
+                str(rate): _spread(row) for rate, row in zip(rates, ends, strict=True)
+            },
+        },
+        "ours": {
+            "evaluations": needed,
+            "median": float(np.median(known)),
+            "share_of_the_papers": float(np.median(known)) / steps,
+            "settings": asdict(settings),
+        },
+    }
+
+
+def _steady(steps: int, snapshots: int = 2) -> InversionSettings:
+    """Ours at the paper's own cost, one UNet evaluation a step, never stopping early."""
+    return InversionSettings(
+        steps=steps,
+        draws=1,
+        evaluate_every=max(1, steps // 100),
+        patience=None,
+        snapshots=snapshots,
+    )
+
+
+def _problem(pipeline: PromptInversionPipeline) -> tuple[Tensor, Tensor]:
+    return pipeline.encode_images(draw(TARGET))[0], pipeline.encode_prompts([START])[0]
+
+
+def _other(names: Sequence[str], scene: Scene, random: Random) -> str:
+    return random.choice([n for n in names if n not in (scene.colour, scene.background)])
+
+
+def _spread(values: Tensor) -> dict[str, float | None]:
+    """Least, median and most; None where that is not a number."""
+    found = {"min": values.min(), "median": values.median(), "max": values.max()}
+    return {name: value.item() if value.isfinite() else None for name, value in found.items()}
+
+
+def parts(pipeline: PromptInversionPipeline, output: Path) -> dict[str, Callable[[], Result]]:
+    """What the script runs, by name."""
+    return {
+        "table_1": lambda: table_1(pipeline),
+        "comparisons": lambda: comparisons(pipeline),
+        "figures_3_4": lambda: figures_3_4(pipeline, output),
+        "figure_5": lambda: figure_5(pipeline, output),
+        "evaluations": lambda: evaluations(pipeline),
+    }
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder for results.json and the pictures.")],
+    model: Annotated[str | None, typer.Option(help="Folder or hub name; else tiny-sd.")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="Run this alone; may be repeated.")] = None,
+) -> None:
+    """Reproduces the prompt inversion paper."""
+    pipeline = PromptInversionPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(leave=False)
+    known = parts(pipeline, output)
+    for name in part or known:
+        if name not in known:
+            raise typer.BadParameter(f"expected one of {', '.join(known)}, got {name}")
+    path = output / "results.json"
+    results = read_json(path) if path.exists() else {}
+    for name in part or known:
+        started = time.perf_counter()
+        result = known[name]()
+        results[name] = result | {"seconds": time.perf_counter() - started}
+        write_json(path, results)
+        print(json.dumps({name: results[name]}, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)

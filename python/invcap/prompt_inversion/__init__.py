@@ -1,0 +1,13 @@
+"""Prompt inversion: the prompt most likely to have made a picture, by Stable Diffusion itself."""
+
+from invcap.prompt_inversion.inversion import History, InversionSettings, PromptInversionOutput
+from invcap.prompt_inversion.likelihood import LogLikelihood
+from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+
+__all__ = [
+    "History",
+    "InversionSettings",
+    "LogLikelihood",
+    "PromptInversionOutput",
+    "PromptInversionPipeline",
+]

@@ -1,0 +1,81 @@
+"""Prompt embeddings and token vectors as files, which know the model they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from invcap.files import read_tensors, write_tensors
+
+TOLERANCE = 1e-3
+LARGE = 256
+
+
+def signature(network: nn.Module) -> list[float]:
+    """Norms of a network's large weights: what two models of one shape differ in.
+
+    Norms hardly change when weights are rounded to half precision, as a hash would.
+    """
+    return [
+        weight.float().norm().item() for weight in network.parameters() if weight.numel() >= LARGE
+    ]
+
+
+def same_signature(one: list[float], other: list[float]) -> bool:
+    """Whether two signatures are of one network, up to rounding of its weights."""
+    return len(one) == len(other) and all(
+        abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) for a, b in zip(one, other, strict=True)
+    )
+
+
+def save_prompt_embeds(path: Path, prompt_embeds: Tensor, network: nn.Module) -> None:
+    """Writes one prompt's hidden states, (77, d), as safetensors.
+
+    The tensor is `prompt_embeds`, (1, 77, d), as `StableDiffusionPipeline` takes it.
+
+    Args:
+        network: the UNet that they are for.
+    """
+    tensors = {"prompt_embeds": prompt_embeds[None].float().cpu()}
+    write_tensors(path, tensors, unet=json.dumps(signature(network)))
+
+
+def load_prompt_embeds(path: Path, network: nn.Module, shape: tuple[int, int]) -> Tensor:
+    """Reads what `save_prompt_embeds` wrote, (1, 77, d).
+
+    Args:
+        network: the UNet that shall use them.
+        shape: (77, d), as its text encoder gives.
+
+    Raises:
+        ValueError: the file is missing or broken, or the embedding is of another shape or for
+            another model.
+    """
+    tensors, metadata = read_tensors(path)
+    if "prompt_embeds" not in tensors or "unet" not in metadata:
+        raise ValueError(f"{path}: not a prompt embedding; it has {sorted(tensors)}")
+    embeds = tensors["prompt_embeds"]
+    if embeds.shape != (1, *shape):
+        raise ValueError(
+            f"{path}: expected an embedding of shape {(1, *shape)}, got {tuple(embeds.shape)}"
+        )
+    if not same_signature(json.loads(metadata["unet"]), signature(network)):
+        raise ValueError(f"{path}: the embedding is for another model: the weights differ")
+    return embeds
+
+
+def save_token_vectors(path: Path, vectors: Tensor, token: str) -> None:
+    """Writes token vectors, (n, d), as a file that diffusers' `load_textual_inversion` loads.
+
+    Args:
+        token: the word that then stands for all n of them in a prompt, such as "<picture>".
+    """
+    write_tensors(path, {token: vectors.float().cpu()})
+
+
+def digest(values: Tensor) -> str:
+    """A hash of numbers."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,47 @@
+"""What `log_likelihood` returns: bounds on one bank, and how sure one can be of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from invcap.prompt_inversion.bank import standard_error
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Lower bounds of log p(latent | prompt), nats per latent number, on one shared bank.
+
+    Attributes:
+        prompts: the N prompts.
+        terms: (N, M) float64, one for each pair of the bank; the bound is their mean.
+    """
+
+    prompts: Sequence[str]
+    terms: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        """The bound of each prompt, (N,)."""
+        return self.terms.mean(-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of each bound, (N,)."""
+        return standard_error(self.terms)
+
+    @property
+    def best(self) -> int:
+        """Which prompt has the highest bound."""
+        return int(self.bound.argmax())
+
+    def difference(self, prompt: int, other: int) -> tuple[float, float]:
+        """Bound of one prompt minus another's, and its standard error.
+
+        The bank is shared, so that its luck mostly cancels: the error is that of the paired
+        differences, not of the two bounds.
+        """
+        paired = self.terms[prompt] - self.terms[other]
+        return paired.mean().item(), standard_error(paired).item()

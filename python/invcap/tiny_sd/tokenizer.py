@@ -1,0 +1,44 @@
+"""A CLIP tokenizer with a vocabulary of its own, which still takes any text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import CLIPTokenizer
+
+MAX_LENGTH = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+
+
+def train_tokenizer(captions: Iterable[str], merges: int = 256) -> CLIPTokenizer:
+    """Learns byte-pair merges from captions; what they do not cover is spelled byte by byte.
+
+    The vocabulary is laid out as CLIP's: 256 bytes, 256 bytes that end a word, one token for each
+    merge, start and end of the text.
+
+    Args:
+        captions: what the merges are learned from.
+        merges: most merges to learn; fewer if every word of the captions is a token before.
+
+    Source: Sennrich et al., "Neural machine translation of rare words with subword units" (2016).
+    """
+    alphabet = sorted(ByteLevel.alphabet())
+    trainer = BpeTrainer(
+        vocab_size=2 * len(alphabet) + merges,
+        initial_alphabet=alphabet,
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    learner = CLIPTokenizer().backend_tokenizer
+    learner.train_from_iterator(captions, trainer)
+    pairs = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(byte + WORD_END for byte in alphabet), *map("".join, pairs), START, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))},
+        merges=pairs,
+        model_max_length=MAX_LENGTH,
+    )

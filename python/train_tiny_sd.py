@@ -1,0 +1,94 @@
+"""Trains tiny-sd, the embedded Stable Diffusion.
+
+    python python/train_tiny_sd.py --output models/tiny-sd
+
+Pictures held out by the `shapes` split (a tenth, seed 0) are in no part of the training. A run that
+was killed goes on where it was when the command is given again.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from invcap.captioning.run import DataSettings, load_split
+from invcap.data.shapes import WORDINGS, scenes
+from invcap.encoders import fingerprint
+from invcap.files import write_json
+from invcap.tiny_sd.evaluate import accuracies, draw_scenes
+from invcap.tiny_sd.fit import FitSettings
+from invcap.tiny_sd.networks import assemble
+from invcap.tiny_sd.tokenizer import train_tokenizer
+from invcap.tiny_sd.train import train_denoiser, train_vae
+
+logger = logging.getLogger("tiny_sd")
+LOGGED_EVERY = 100
+
+
+def main(
+    output: Annotated[Path, typer.Option(help="Folder for the pipeline.")],
+    work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/tiny-sd"),
+    vae_steps: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 4000,
+    judged: Annotated[int, typer.Option(min=1, help="Held-out captions to draw at the end.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+) -> None:
+    """Trains the autoencoder, then the UNet with the text encoder; writes and judges them."""
+    split = load_split(DataSettings("shapes"))
+    every = list(scenes())
+    training, held_out = ([every[i] for i in side] for side in (split.train, split.held_out))
+    pixels = split.pixels[split.train]
+    tokenizer = train_tokenizer(
+        scene.caption(i) for scene in training for i in range(len(WORDINGS))
+    )
+    with tqdm(total=vae_steps, desc="autoencoder") as bar:
+        vae, latents = train_vae(
+            pixels,
+            FitSettings(vae_steps, seed=seed),
+            work / "vae.safetensors",
+            f"shapes, {len(pixels)} pictures",
+            shown(bar),
+        )
+    with tqdm(total=steps, desc="denoiser") as bar:
+        denoiser = train_denoiser(
+            latents,
+            training,
+            tokenizer,
+            FitSettings(steps, seed=seed),
+            work / "denoiser.safetensors",
+            fingerprint(vae),
+            shown(bar),
+        )
+    pipeline = assemble(vae, tokenizer, denoiser.text_encoder, denoiser.unet)
+    pipeline.save_pretrained(output, safe_serialization=True)
+    pipeline.set_progress_bar_config(disable=True)
+    found = {}
+    for guidance in (1.0, 2.0, 3.0):
+        drawn = draw_scenes(pipeline, held_out[:judged], guidance, steps=25, seed=seed)
+        found[f"guidance {guidance}"] = accuracies(drawn, held_out[:judged], split.pixels, every)
+        logger.info("guidance %s: %s", guidance, found[f"guidance {guidance}"])
+    write_json(output / "accuracies.json", found)
+
+
+def shown(bar: tqdm) -> Callable[[int, float], None]:
+    """Shows steps and the mean of the last losses on a bar, and logs them now and then."""
+    losses: deque[float] = deque(maxlen=LOGGED_EVERY)
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        bar.update(step - bar.n)
+        bar.set_postfix(loss=f"{fmean(losses):.4f}", refresh=False)
+        if step % LOGGED_EVERY == 0:
+            logger.info("%s: step %d, loss %.4f", bar.desc, step, fmean(losses))
+
+    return on_step
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    typer.run(main)

@@ -1,0 +1,91 @@
+"""The reproduction of the prompt inversion paper, on random weights and at a tiny size."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(folder: str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def paper() -> ModuleType:
+    load("benchmarks", "paper_loop")
+    return load("benchmarks", "paper_prompt_inversion")
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from invcap.prompt_inversion import PromptInversionPipeline
+
+    parts = load("tests/prompt_inversion", "random_pipeline").make_pipeline().components
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    pipeline = PromptInversionPipeline(**{name: parts[name] for name in names})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_the_papers_loop_climbs_from_the_start_that_ours_has(paper, pipeline):
+    latents, start = paper._problem(pipeline)
+    bounds, states = paper.paper_loop(pipeline, latents, start, [0, 1], [0.03, 0.0], 20, 10)
+    assert bounds.shape == (3, 2) and len(states) == 3
+    assert bounds[-1, 0] > bounds[0, 0]
+    assert torch.equal(bounds[:, 1], bounds[0, 1].expand(3))
+    ours = pipeline.invert([paper.draw(paper.TARGET)] * 2, paper.START, paper._steady(0))
+    assert [h.held_out[0] for h in ours.histories] == pytest.approx(bounds[0].tolist())
+
+
+def test_the_papers_loss_is_one_draws_distance_of_means(paper, pipeline):
+    latents, start = paper._problem(pipeline)
+    moved = {}
+    for rate in (1e-3, 2e-3):
+        _, states = paper.paper_loop(pipeline, latents, start, [0], [rate], 1, 1)
+        moved[rate] = (states[-1][0] - start).abs().amax().item()
+    # Adam's first step is the learning rate itself.
+    assert moved == {rate: pytest.approx(rate, rel=1e-2) for rate in moved}
+
+
+def test_every_part_gives_its_figures(paper, pipeline, tmp_path):
+    table = paper.table_1(pipeline, draws=4)
+    assert list(table) == list(paper.TABLE_1)
+    assert table[paper.TABLE_1[0]]["difference"] == (0.0, 0.0)
+    rows = paper.comparisons(pipeline, pictures=1, draws=4)
+    assert list(rows) == ["colour", "shape", "background"]
+    assert all(0 <= value <= 1 for row in rows.values() for value in row.values())
+    way = paper.figures_3_4(pipeline, tmp_path, steps=4)
+    assert way["best"] >= way["start"]
+    collapse = paper.figure_5(pipeline, tmp_path, steps=4, seeds=2)
+    assert 0 <= collapse["ours"]["collapsed"] <= 2
+    assert collapse["paper"]["start"] == pytest.approx(collapse["ours"]["start"])
+    assert {path.name for path in tmp_path.iterdir()} == {f"figure_{i}.png" for i in (3, 4, 5)}
+
+
+def test_evaluations_are_counted_to_the_bound_of_the_best_paper_loop(paper, pipeline):
+    settings = paper.InversionSettings(
+        steps=8, draws=4, bank=32, held_out=64, evaluate_every=4, patience=None
+    )
+    found = paper.evaluations(pipeline, steps=5, seeds=1, rates=(1e-5, 1e-2), settings=settings)
+    assert found["paper"]["learning_rate"] == 1e-2
+    assert all(needed in (16, 32) for needed in found["ours"]["evaluations"])
+    assert found["ours"]["share_of_the_papers"] == found["ours"]["median"] / 5
+
+
+def test_only_parts_that_exist_are_run(paper, pipeline, tmp_path):
+    assert list(paper.parts(pipeline, tmp_path)) == [
+        "table_1",
+        "comparisons",
+        "figures_3_4",
+        "figure_5",
+        "evaluations",
+    ]

@@ -1,0 +1,110 @@
+import json
+import sys
+
+import pytest
+from click.testing import Result
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from invcap.cli import app, main
+
+FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png"}
+
+
+def invcap(*arguments: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def files(pictures, tmp_path):
+    for name, picture in zip(("red", "green"), pictures, strict=False):
+        picture.save(tmp_path / f"{name}.png")
+    return [tmp_path / "red.png", tmp_path / "green.png"]
+
+
+def test_score_prints_json_in_the_order_given(folder, files):
+    prompts = ["a room", "a red square", "a green circle"]
+    done = invcap("score", files[0], *prompts, "--model", folder, "--draws", 16, "--json")
+    rows = json.loads(done.stdout)
+    assert [row["prompt"] for row in rows] == prompts
+    best = max(rows, key=lambda row: row["log_likelihood"])
+    assert best["difference"] == best["difference_standard_error"] == 0
+    for row in rows:
+        expected = row["log_likelihood"] - best["log_likelihood"]
+        assert row["difference"] == pytest.approx(expected, abs=1e-9)
+        assert row["standard_error"] > 0
+
+
+def test_score_prints_a_table(folder, files):
+    done = invcap("score", files[0], "a room", "a red square", "--model", folder, "--draws", 4)
+    assert [line.split("  ")[0].strip() for line in done.stdout.splitlines()] == [
+        "prompt",
+        "a room",
+        "a red square",
+    ]
+
+
+def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
+    output = tmp_path / "inverted"
+    done = invcap("invert", *files, "--output", output, "--model", folder, "--steps", 3, "--json")
+    rows = json.loads(done.stdout)
+    assert [row["picture"] for row in rows] == [str(file) for file in files]
+    for row, name in zip(rows, ("red", "green"), strict=True):
+        assert {path.name for path in (output / name).iterdir()} == FILES
+        assert row["embedding"] == str(output / name / "embedding.safetensors")
+        assert row["standard_error"] > 0 and row["seconds"] > 0
+        assert row["unet_evaluations"] > 0 and row["steps"] <= 3
+        history = json.loads((output / name / "history.json").read_text())
+        assert row["log_likelihood"] == max(history["held_out"])
+        assert Image.open(output / name / "strip.png").height == 128
+    plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    embeds = load_file(rows[0]["embedding"])["prompt_embeds"]
+    assert plain(prompt_embeds=embeds, num_inference_steps=1).images[0].size == (16, 16)
+
+    done = invcap("invert", *files, "--output", output, "--model", folder, code=1)
+    assert "holds an inversion; resume it" in str(done.exception)
+    done = invcap(
+        *("invert", *files, "--output", output, "--model", folder, "--steps", 3),
+        *("--resume", "--json"),
+    )
+    assert [row["log_likelihood"] for row in json.loads(done.stdout)] == [
+        row["log_likelihood"] for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("score", "nowhere.png", "a room"), "nowhere.png"),
+        (("score", "text.png", "a room"), "text.png"),
+        (("score", "red.png", ""), "a prompt must have words"),
+        (("score", "red.png", "red " * 100), "a prompt has at most 77 tokens"),
+        (("score", "red.png", "a room", "--dtype", "int8"), "dtype must be one of"),
+        (("score", "red.png", "a room", "--draws", "1"), "at least 2 terms, got 1"),
+        (("invert", "nowhere.png", "--output", "o"), "nowhere.png"),
+        (("invert", "text.png", "--output", "o"), "text.png"),
+        (("invert", "red.png", "red.png", "--output", "o"), "pictures must differ in name"),
+        (("invert", "red.png", "--output", "o", "--start", ""), "a prompt must have words"),
+        (("invert", "red.png", "--output", "o", "--size", "15x16"), "size must be multiples of 2"),
+        (("invert", "red.png", "--output", "o", "--weighting", "x"), "weighting must be one of"),
+        (("invert", "red.png", "--output", "o", "--model", "."), "expected a diffusers pipeline"),
+    ],
+)
+def test_a_users_error_is_one_line_and_leaves_nothing(
+    arguments, message, folder, files, monkeypatch, capsys
+):
+    here = files[0].parent
+    (here / "text.png").write_text("not a picture")
+    monkeypatch.chdir(here)
+    model = () if "--model" in arguments else ("--model", str(folder))
+    monkeypatch.setattr(sys, "argv", ["invcap", *arguments, *model])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    printed = capsys.readouterr()
+    assert stop.value.code == 1 and not printed.out
+    assert message in printed.err and "Traceback" not in printed.err
+    assert not (here / "o").exists()

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
+from invcap.prompt_inversion.embeddings import (
+    load_prompt_embeds,
+    save_prompt_embeds,
+    save_token_vectors,
+)
+
+SHAPE = (77, 16)
+
+
+@pytest.fixture
+def saved(pipeline, tmp_path):
+    path = tmp_path / "embedding.safetensors"
+    embeds = pipeline.encode_prompts(["a red square"])[0]
+    save_prompt_embeds(path, embeds, pipeline.unet)
+    return path, embeds
+
+
+def test_an_embedding_comes_back(pipeline, saved):
+    path, embeds = saved
+    assert torch.equal(load_prompt_embeds(path, pipeline.unet, SHAPE)[0], embeds)
+
+
+def test_plain_diffusers_draws_the_same_from_the_file(pipeline, folder, saved):
+    path, embeds = saved
+    plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    drawn = plain(
+        prompt_embeds=load_file(path)["prompt_embeds"],
+        num_inference_steps=3,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+    ours = pipeline.generate(embeds[None], [5], num_inference_steps=3)[0]
+    assert drawn.tobytes() == ours.tobytes()
+
+
+def test_diffusers_loads_token_vectors_as_a_textual_inversion(pipeline, folder, pictures, tmp_path):
+    settings = InversionSettings(steps=2, draws=2, bank=4, held_out=4, evaluate_every=1)
+    found = pipeline.invert(
+        pictures[0], "a red square", settings, "token_vectors", num_inference_steps=1
+    )
+    path = tmp_path / "tokens.safetensors"
+    save_token_vectors(path, found.token_vectors[0], "<picture>")
+    plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    plain.load_textual_inversion(path)
+    hidden, _ = plain.encode_prompt("<picture>", "cpu", 1, False)
+    assert found.token_vectors.shape[1] > 1
+    torch.testing.assert_close(hidden, found.prompt_embeds)
+
+
+def test_an_embedding_for_another_model_is_refused(saved, other_folder):
+    other = PromptInversionPipeline.from_pretrained(other_folder)
+    with pytest.raises(ValueError, match=r"embedding\.safetensors: .* for another model"):
+        load_prompt_embeds(saved[0], other.unet, SHAPE)
+
+
+def test_an_embedding_of_another_shape_is_refused(pipeline, saved):
+    message = r"expected an embedding of shape \(1, 77, 32\), got \(1, 77, 16\)"
+    with pytest.raises(ValueError, match=message):
+        load_prompt_embeds(saved[0], pipeline.unet, (77, 32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_still_the_same_model(folder, saved, dtype):
+    half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    assert load_prompt_embeds(saved[0], half.unet, SHAPE).shape == (1, *SHAPE)
+
+
+def test_a_slightly_trained_model_is_another_model(pipeline, saved):
+    pipeline.unet.mid_block.resnets[0].conv1.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="for another model"):
+        load_prompt_embeds(saved[0], pipeline.unet, SHAPE)
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "tensors"])
+def test_a_file_that_is_no_embedding_is_refused(pipeline, tmp_path, content):
+    path = tmp_path / "embedding.safetensors"
+    if content == "text":
+        path.write_text("a red square")
+    elif content == "tensors":
+        save_file({"weights": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=r"embedding\.safetensors: (no such|not a)"):
+        load_prompt_embeds(path, pipeline.unet, SHAPE)

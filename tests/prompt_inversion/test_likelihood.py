@@ -1,0 +1,119 @@
+import pytest
+import torch
+from random_pipeline import STEPS, WIDTH, make_pipeline
+
+from invcap.prompt_inversion import PromptInversionPipeline
+from invcap.prompt_inversion.bank import Bank
+
+PROMPTS = ["a red square", "a room"]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_bound_is_the_papers_sum_written_out(pictures, prediction):
+    pipeline = PromptInversionPipeline(**parts(make_pipeline(prediction_type=prediction)))
+    latents = pipeline.encode_images(pictures[0])[0]
+    hidden = pipeline.encode_prompts(PROMPTS)[0]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(STEPS, *latents.shape, generator=generator)
+    every = Bank(torch.arange(STEPS), noise, torch.full((STEPS,), float(STEPS)).double())
+    found = pipeline.bound_terms(latents, hidden, every).mean()
+    expected = slow_bound(pipeline, latents, hidden, noise)
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def slow_bound(pipeline, x0, hidden, noise) -> float:
+    """-KL(q(x_T|x_0) | p(x_T)) - sum_t KL(q(x_{t-1}|x_t,x_0) | p(x_{t-1}|x_t)) + log p(x_0|x_1)."""
+    abar = [1.0, *pipeline.scheduler.alphas_cumprod.tolist()]
+    normal = torch.distributions.Normal
+    end = normal(abar[-1] ** 0.5 * x0, (1 - abar[-1]) ** 0.5)
+    total = -torch.distributions.kl_divergence(end, normal(0.0, 1.0)).sum()
+    for t in range(1, STEPS + 1):
+        e = noise[t - 1]
+        alpha = abar[t] / abar[t - 1]
+        xt = abar[t] ** 0.5 * x0 + (1 - abar[t]) ** 0.5 * e
+        with torch.no_grad():
+            guess = pipeline.unet(xt[None], torch.tensor([t - 1]), hidden[None]).sample[0]
+        if pipeline.scheduler.config.prediction_type == "epsilon":
+            clean = (xt - (1 - abar[t]) ** 0.5 * guess) / abar[t] ** 0.5
+        else:
+            clean = abar[t] ** 0.5 * xt - (1 - abar[t]) ** 0.5 * guess
+        if t == 1:
+            total += normal(clean, (1 - abar[1]) ** 0.5).log_prob(x0).sum()
+            continue
+        scale = abar[t - 1] ** 0.5 * (1 - alpha) / (1 - abar[t])
+        mean_1, mean_2 = (
+            alpha**0.5 * (1 - abar[t - 1]) / (1 - abar[t]) * xt + scale * x for x in (x0, clean)
+        )
+        variance = (1 - alpha) * (1 - abar[t - 1]) / (1 - abar[t])
+        total -= (mean_1 - mean_2).square().sum() / (2 * variance)
+    return total.item() / x0.numel()
+
+
+def parts(pipeline) -> dict:
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    return {name: getattr(pipeline, name) for name in names}
+
+
+def test_prompts_are_compared_on_one_bank(pipeline, pictures):
+    found = pipeline.log_likelihood(pictures[0], [*PROMPTS, PROMPTS[0]], draws=32)
+    assert found.terms.shape == (3, 32)
+    assert torch.equal(found.terms[0], found.terms[2])
+    assert found.difference(0, 2) == (0.0, 0.0)
+
+
+def test_paired_differences_are_surer_than_the_bounds(pipeline, pictures):
+    found = pipeline.log_likelihood(pictures[0], PROMPTS, draws=64)
+    difference, error = found.difference(0, 1)
+    assert difference == pytest.approx((found.bound[0] - found.bound[1]).item())
+    assert error < found.standard_error.min() / 5
+    assert found.bound[found.best] == found.bound.max()
+
+
+def test_bounds_on_two_banks_agree_within_their_errors(pipeline, pictures):
+    one, other = (
+        pipeline.log_likelihood(
+            pictures[0], PROMPTS, draws=128, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (1, 2)
+    )
+    errors = (one.standard_error.square() + other.standard_error.square()).sqrt()
+    assert not torch.equal(one.terms, other.terms)
+    assert ((one.bound - other.bound).abs() < 5 * errors).all()
+
+
+def test_the_number_of_evaluations_at_once_does_not_matter(pipeline, pictures):
+    whole = pipeline.log_likelihood(pictures[0], PROMPTS, draws=10).terms
+    pipeline.unet_batch = 3
+    parts = pipeline.log_likelihood(pictures[0], PROMPTS, draws=10).terms
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24), (32, 16)])
+def test_sizes_need_not_be_square(pipeline, pictures, size):
+    latents = pipeline.encode_images(pictures[0], size)
+    assert latents.shape == (1, 4, size[0] // 2, size[1] // 2)
+    found = pipeline.log_likelihood(pictures[0], PROMPTS, draws=4, size=size)
+    assert found.bound.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.02), ("float16", 0.005)])
+def test_half_precision_gives_nearly_the_same_bound(folder, pipeline, pictures, dtype, tolerance):
+    half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+    half.set_progress_bar_config(disable=True)
+    found, exact = (p.log_likelihood(pictures[0], PROMPTS, draws=16) for p in (half, pipeline))
+    assert half.unet.dtype == getattr(torch, dtype)
+    assert found.bound.tolist() == pytest.approx(exact.bound.tolist(), rel=tolerance)
+
+
+def test_latents_carry_the_autoencoders_own_scale(pipeline, pictures):
+    latents = pipeline.encode_images(pictures)
+    assert latents.shape == (3, 4, 8, 8) and latents.dtype == torch.float32
+    pipeline.vae.register_to_config(scaling_factor=1.4)
+    torch.testing.assert_close(pipeline.encode_images(pictures), 2 * latents)
+
+
+def test_hidden_states_are_those_of_stable_diffusion(pipeline):
+    hidden = pipeline.encode_prompts(PROMPTS)
+    ids = pipeline.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
+    assert hidden.shape == (2, 77, WIDTH)
+    torch.testing.assert_close(hidden, pipeline.text_encoder(ids)[0])
