@@ -17,56 +17,51 @@ def paper_loop(
     latents: Tensor,
     start: Tensor,
     seeds: Sequence[int],
+    optimizer: type[torch.optim.Optimizer],
     learning_rates: Sequence[float],
     steps: int,
     measure_every: int,
     held_out: int = 64,
     on_step: Callable[[int], None] = lambda step: None,
-) -> tuple[Tensor, list[Tensor]]:
-    """Descends the paper's loss by Adam from one start, P independent runs as one batch.
+) -> Tensor:
+    """Descends the paper's loss, P independent runs as one batch.
 
     Args:
-        latents: (C, h, w), of the picture.
-        start: (77, d).
+        latents: (P, C, h, w), of the pictures.
+        start: (77, d), where all begin.
         seeds, learning_rates: of the P runs.
         measure_every: steps between measurements of the bound, which cost the runs nothing.
-        held_out: pairs of the bank that measures; that of `PromptInversionPipeline.invert` for
-            equal seeds.
+        held_out: pairs of the bank that measures; it is that of `PromptInversionPipeline.invert`
+            for equal seeds.
 
     Returns:
-        The bounds, (1 + steps // measure_every, P) float64, the first before any step; and the
-        hidden states (P, 77, d) at each measurement.
+        The bounds, (1 + steps // measure_every, P) float64, the first before any step.
     """
-    schedule = pipeline.schedule
+    schedule, shape = pipeline.schedule, tuple(latents.shape[1:])
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    banks = [draw_bank(schedule, held_out, tuple(latents.shape), g) for g in generators]
+    banks = [draw_bank(schedule, held_out, shape, generator) for generator in generators]
     runs = [start.clone().requires_grad_() for _ in seeds]
-    optimizer = torch.optim.Adam(
+    descent = optimizer(
         [{"params": [run], "lr": rate} for run, rate in zip(runs, learning_rates, strict=True)]
     )
     weights = schedule.weights("mean").float()
-    bounds, states = [_measure(pipeline, latents, runs, banks)], [torch.stack(runs).detach()]
+    bounds = [_measure(pipeline, latents, runs, banks)]
     for step in range(1, steps + 1):
         t = torch.cat([torch.randint(1, len(schedule), (1,), generator=g) for g in generators])
-        noise = torch.stack([torch.randn(latents.shape, generator=g) for g in generators])
-        noisy = schedule.noisy(latents[None], noise, t)
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        noisy = schedule.noisy(latents, noise, t)
         loss = pipeline.squared_errors(noisy, noise, t, torch.stack(runs), weights[t])
-        optimizer.zero_grad()
+        descent.zero_grad()
         loss.sum().backward()
-        optimizer.step()
+        descent.step()
         if step % measure_every == 0:
             bounds.append(_measure(pipeline, latents, runs, banks))
-            states.append(torch.stack(runs).detach())
         on_step(step)
-    return torch.stack(bounds), states
+    return torch.stack(bounds)
 
 
 def _measure(
     pipeline: PromptInversionPipeline, latents: Tensor, runs: list[Tensor], banks: list[Bank]
 ) -> Tensor:
-    return torch.stack(
-        [
-            pipeline.bound_terms(latents, run.detach(), bank).mean()
-            for run, bank in zip(runs, banks, strict=True)
-        ]
-    )
+    measured = zip(latents, runs, banks, strict=True)
+    return torch.stack([pipeline.bound_terms(x, run.detach(), b).mean() for x, run, b in measured])

@@ -120,11 +120,12 @@ def figure_5(
     """The paper's loop with too large a step size, and ours, from many seeds."""
     latents, start = _problem(pipeline)
     with tqdm(total=steps, desc="the paper's loop") as bar:
-        theirs, _ = paper_loop(
+        theirs = paper_loop(
             pipeline,
-            latents,
+            latents.expand(seeds, -1, -1, -1),
             start,
             range(seeds),
+            torch.optim.Adam,
             [EXPLODING] * seeds,
             steps,
             measure_every=max(1, steps // 80),
@@ -169,11 +170,12 @@ def evaluations(
     latents, start = _problem(pipeline)
     settings = settings or InversionSettings(evaluate_every=1, patience=None)
     with tqdm(total=steps, desc="the paper's loop") as bar:
-        bounds, _ = paper_loop(
+        bounds = paper_loop(
             pipeline,
-            latents,
+            latents.expand(seeds * len(rates), -1, -1, -1),
             start,
             list(range(seeds)) * len(rates),
+            torch.optim.Adam,
             [rate for rate in rates for _ in range(seeds)],
             steps,
             measure_every=max(1, steps // 50),
@@ -218,7 +220,7 @@ def _steady(steps: int, snapshots: int = 2) -> InversionSettings:
 
 
 def _problem(pipeline: PromptInversionPipeline) -> tuple[Tensor, Tensor]:
-    return pipeline.encode_images(draw(TARGET))[0], pipeline.encode_prompts([START])[0]
+    return pipeline.encode_images(draw(TARGET)), pipeline.encode_prompts([START])[0]
 
 
 def _other(names: Sequence[str], scene: Scene, random: Random) -> str:

@@ -24,7 +24,7 @@ from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.fit import FitSettings
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
-from invcap.tiny_sd.train import train_denoiser, train_vae
+from invcap.tiny_sd.train import train_denoiser, train_text_encoder, train_vae
 
 logger = logging.getLogger("tiny_sd")
 LOGGED_EVERY = 100
@@ -34,11 +34,12 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline.")],
     work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/tiny-sd"),
     vae_steps: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 4000,
+    text_steps: Annotated[int, typer.Option(min=1, help="Of the text encoder alone.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 2200,
     judged: Annotated[int, typer.Option(min=1, help="Held-out captions to draw at the end.")] = 500,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
 ) -> None:
-    """Trains the autoencoder, then the UNet with the text encoder; writes and judges them."""
+    """Trains the autoencoder, the text encoder, and the UNet with both; writes and judges them."""
     split = load_split(DataSettings("shapes"))
     every = list(scenes())
     training, held_out = ([every[i] for i in side] for side in (split.train, split.held_out))
@@ -54,14 +55,24 @@ def main(
             f"shapes, {len(pixels)} pictures",
             shown(bar),
         )
+    with tqdm(total=text_steps, desc="text encoder") as bar:
+        text_encoder = train_text_encoder(
+            training,
+            tokenizer,
+            FitSettings(text_steps, seed=seed),
+            work / "text_encoder.safetensors",
+            f"shapes, {len(pixels)} pictures",
+            shown(bar),
+        )
     with tqdm(total=steps, desc="denoiser") as bar:
         denoiser = train_denoiser(
             latents,
             training,
             tokenizer,
+            text_encoder,
             FitSettings(steps, seed=seed),
             work / "denoiser.safetensors",
-            fingerprint(vae),
+            fingerprint(vae) + fingerprint(text_encoder),
             shown(bar),
         )
     pipeline = assemble(vae, tokenizer, denoiser.text_encoder, denoiser.unet)

@@ -17,13 +17,13 @@ SHAPE = (77, 16)
 def saved(pipeline, tmp_path):
     path = tmp_path / "embedding.safetensors"
     embeds = pipeline.encode_prompts(["a red square"])[0]
-    save_prompt_embeds(path, embeds, pipeline.unet)
+    save_prompt_embeds(path, embeds, pipeline)
     return path, embeds
 
 
 def test_an_embedding_comes_back(pipeline, saved):
     path, embeds = saved
-    assert torch.equal(load_prompt_embeds(path, pipeline.unet, SHAPE)[0], embeds)
+    assert torch.equal(load_prompt_embeds(path, pipeline)[0], embeds)
 
 
 def test_plain_diffusers_draws_the_same_from_the_file(pipeline, folder, saved):
@@ -56,25 +56,26 @@ def test_diffusers_loads_token_vectors_as_a_textual_inversion(pipeline, folder, 
 def test_an_embedding_for_another_model_is_refused(saved, other_folder):
     other = PromptInversionPipeline.from_pretrained(other_folder)
     with pytest.raises(ValueError, match=r"embedding\.safetensors: .* for another model"):
-        load_prompt_embeds(saved[0], other.unet, SHAPE)
+        load_prompt_embeds(saved[0], other)
 
 
 def test_an_embedding_of_another_shape_is_refused(pipeline, saved):
-    message = r"expected an embedding of shape \(1, 77, 32\), got \(1, 77, 16\)"
+    save_prompt_embeds(saved[0], torch.ones(77, 32), pipeline)
+    message = r"expected an embedding of shape \(1, 77, 16\), got \(1, 77, 32\)"
     with pytest.raises(ValueError, match=message):
-        load_prompt_embeds(saved[0], pipeline.unet, (77, 32))
+        load_prompt_embeds(saved[0], pipeline)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_still_the_same_model(folder, saved, dtype):
     half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=dtype)
-    assert load_prompt_embeds(saved[0], half.unet, SHAPE).shape == (1, *SHAPE)
+    assert load_prompt_embeds(saved[0], half).shape == (1, *SHAPE)
 
 
 def test_a_slightly_trained_model_is_another_model(pipeline, saved):
     pipeline.unet.mid_block.resnets[0].conv1.weight.mul_(1.01)
     with pytest.raises(ValueError, match="for another model"):
-        load_prompt_embeds(saved[0], pipeline.unet, SHAPE)
+        load_prompt_embeds(saved[0], pipeline)
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "tensors"])
@@ -85,4 +86,4 @@ def test_a_file_that_is_no_embedding_is_refused(pipeline, tmp_path, content):
     elif content == "tensors":
         save_file({"weights": torch.ones(2)}, path)
     with pytest.raises(ValueError, match=r"embedding\.safetensors: (no such|not a)"):
-        load_prompt_embeds(path, pipeline.unet, SHAPE)
+        load_prompt_embeds(path, pipeline)

@@ -13,7 +13,13 @@ from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.fit import FitSettings, fit
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
-from invcap.tiny_sd.train import draw_steps, train_denoiser, train_vae
+from invcap.tiny_sd.train import (
+    draw_steps,
+    token_ids,
+    train_denoiser,
+    train_text_encoder,
+    train_vae,
+)
 
 SOME = list(scenes())[::2970]
 SETTINGS = FitSettings(steps=12, warmup=2, checkpoint_seconds=1e9)
@@ -101,8 +107,27 @@ def test_steps_cover_all_noise_levels_the_late_ones_more(tmp_path):
     assert 0.55 < (steps >= 500).float().mean() < 0.7
 
 
-def test_both_stages_train_and_make_a_pipeline_that_diffusers_loads(pixels, tokenizer, tmp_path):
+def test_the_text_encoder_learns_what_captions_name(tokenizer, tmp_path):
+    losses = []
+    settings = replace(SETTINGS, steps=40)
+    text_encoder = train_text_encoder(
+        SOME, tokenizer, settings, tmp_path / "text", "shapes", lambda _, loss: losses.append(loss)
+    )
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    hidden = text_encoder(token_ids(tokenizer, [SOME[0].caption()]))[0]
+    assert hidden.shape == (1, 77, 64)
+
+
+def test_all_stages_train_and_make_a_pipeline_that_diffusers_loads(pixels, tokenizer, tmp_path):
     losses: dict[str, list[float]] = {"vae": [], "denoiser": []}
+    text_encoder = train_text_encoder(
+        SOME,
+        tokenizer,
+        replace(SETTINGS, steps=1),
+        tmp_path / "text",
+        "shapes",
+        lambda step, loss: None,
+    )
     vae, latents = train_vae(
         pixels,
         replace(SETTINGS, steps=6),
@@ -116,6 +141,7 @@ def test_both_stages_train_and_make_a_pipeline_that_diffusers_loads(pixels, toke
         latents,
         SOME,
         tokenizer,
+        text_encoder,
         replace(SETTINGS, steps=4),
         tmp_path / "denoiser",
         "shapes",

@@ -1,5 +1,6 @@
 """Prompt inversion: the prompt most likely to have made a picture, by Stable Diffusion itself."""
 
+from invcap.prompt_inversion.embeddings import load_prompt_embeds, save_prompt_embeds
 from invcap.prompt_inversion.inversion import History, InversionSettings, PromptInversionOutput
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
@@ -10,4 +11,6 @@ __all__ = [
     "LogLikelihood",
     "PromptInversionOutput",
     "PromptInversionPipeline",
+    "load_prompt_embeds",
+    "save_prompt_embeds",
 ]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from invcap.files import read_tensors, write_tensors
@@ -31,24 +32,23 @@ def same_signature(one: list[float], other: list[float]) -> bool:
     )
 
 
-def save_prompt_embeds(path: Path, prompt_embeds: Tensor, network: nn.Module) -> None:
+def save_prompt_embeds(path: Path, prompt_embeds: Tensor, pipeline: DiffusionPipeline) -> None:
     """Writes one prompt's hidden states, (77, d), as safetensors.
 
     The tensor is `prompt_embeds`, (1, 77, d), as `StableDiffusionPipeline` takes it.
 
     Args:
-        network: the UNet that they are for.
+        pipeline: what they are for: ours, or a `StableDiffusionPipeline`.
     """
     tensors = {"prompt_embeds": prompt_embeds[None].float().cpu()}
-    write_tensors(path, tensors, unet=json.dumps(signature(network)))
+    write_tensors(path, tensors, unet=json.dumps(signature(pipeline.unet)))
 
 
-def load_prompt_embeds(path: Path, network: nn.Module, shape: tuple[int, int]) -> Tensor:
+def load_prompt_embeds(path: Path, pipeline: DiffusionPipeline) -> Tensor:
     """Reads what `save_prompt_embeds` wrote, (1, 77, d).
 
     Args:
-        network: the UNet that shall use them.
-        shape: (77, d), as its text encoder gives.
+        pipeline: what shall use them: ours, or a `StableDiffusionPipeline`.
 
     Raises:
         ValueError: the file is missing or broken, or the embedding is of another shape or for
@@ -58,11 +58,12 @@ def load_prompt_embeds(path: Path, network: nn.Module, shape: tuple[int, int]) -
     if "prompt_embeds" not in tensors or "unet" not in metadata:
         raise ValueError(f"{path}: not a prompt embedding; it has {sorted(tensors)}")
     embeds = tensors["prompt_embeds"]
-    if embeds.shape != (1, *shape):
+    shape = (1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
+    if embeds.shape != shape:
         raise ValueError(
-            f"{path}: expected an embedding of shape {(1, *shape)}, got {tuple(embeds.shape)}"
+            f"{path}: expected an embedding of shape {shape}, got {tuple(embeds.shape)}"
         )
-    if not same_signature(json.loads(metadata["unet"]), signature(network)):
+    if not same_signature(json.loads(metadata["unet"]), signature(pipeline.unet)):
         raise ValueError(f"{path}: the embedding is for another model: the weights differ")
     return embeds
 

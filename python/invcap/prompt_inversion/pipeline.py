@@ -25,7 +25,6 @@ from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
 from invcap.prompt_inversion.bank import Bank, draw_bank
 from invcap.prompt_inversion.embeddings import digest, signature
-from invcap.prompt_inversion.error import weighted_squared_error
 from invcap.prompt_inversion.inversion import (
     Inversion,
     InversionSettings,
@@ -36,6 +35,7 @@ from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.schedule import NoiseSchedule
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.vectors import HiddenOf, Over, parametrise
+from invcap_ext import weighted_squared_error
 
 Picture = Image.Image | str | Path
 OnStep = Callable[["PromptInversionPipeline", int, dict[str, Tensor]], Any]
@@ -192,7 +192,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         noisy, noise = noisy.to(device), noise.to(device)
         predicted = self.unet(noisy.to(dtype), steps.to(device), hidden.to(device, dtype)).sample
         found = self.schedule.noise_of(predicted.to(noisy.dtype), noisy, steps)
-        return weighted_squared_error(found, noise, weight.to(device)).to(weight.device)
+        return weighted_squared_error(found, noise.to(found), weight.to(found)).to(weight)
 
     @torch.no_grad()
     def bound_terms(self, latents: Tensor, hidden: Tensor, bank: Bank) -> Tensor:

@@ -53,7 +53,7 @@ def write_inversion(
     write_json(folder / "history.json", asdict(history) | {"training": training})
     if output.token_vectors is not None:
         save_token_vectors(folder / "tokens.safetensors", output.token_vectors[index], "<picture>")
-    save_prompt_embeds(embedding, output.prompt_embeds[index], pipeline.unet)
+    save_prompt_embeds(embedding, output.prompt_embeds[index], pipeline)
     return embedding
 
 

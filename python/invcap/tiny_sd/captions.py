@@ -24,10 +24,15 @@ OPEN_SHARE = 0.25
 EMPTY_SHARE = 0.1  # what classifier-free guidance needs
 
 
-def draw_caption(scene: Scene, generator: torch.Generator) -> str:
-    """Says a scene in words drawn at random: all of it, a part of it, or nothing."""
+def draw_wording(generator: torch.Generator) -> str:
+    """Draws what a caption says, with the names of factors in braces: all, a part, or nothing."""
     kind, which = torch.rand(2, generator=generator).tolist()
     if kind < EMPTY_SHARE:
         return ""
     wordings = OPEN_WORDINGS if kind < EMPTY_SHARE + OPEN_SHARE else WORDINGS
-    return wordings[int(which * len(wordings))].format(**asdict(scene))
+    return wordings[int(which * len(wordings))]
+
+
+def draw_caption(scene: Scene, generator: torch.Generator) -> str:
+    """Says a scene in words drawn at random: all of it, a part of it, or nothing."""
+    return draw_wording(generator).format(**asdict(scene))
