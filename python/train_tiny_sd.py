@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Annotated
 
 import typer
+from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from invcap.captioning.run import DataSettings, load_split
@@ -76,7 +77,9 @@ def main(
             shown(bar),
         )
     pipeline = assemble(vae, tokenizer, denoiser.text_encoder, denoiser.unet)
+    pipeline.unet.half()  # on disk: what loads it makes it float32 again
     pipeline.save_pretrained(output, safe_serialization=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(output)
     pipeline.set_progress_bar_config(disable=True)
     found = {}
     for guidance in (1.0, 2.0, 3.0):
