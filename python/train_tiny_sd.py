@@ -36,7 +36,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/tiny-sd"),
     vae_steps: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 600,
     text_steps: Annotated[int, typer.Option(min=1, help="Of the text encoder alone.")] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 2200,
+    steps: Annotated[int, typer.Option(min=1, help="Of the UNet and text encoder.")] = 4000,
     judged: Annotated[int, typer.Option(min=1, help="Held-out captions to draw at the end.")] = 500,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
 ) -> None:
