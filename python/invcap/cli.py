@@ -346,7 +346,7 @@ def invert(
     draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
     weighting: Annotated[
-        str | None, typer.Option(help="`elbo`, `mean` (the paper's) or `epsilon`.")
+        str | None, typer.Option(help="`balanced`, `elbo`, `mean` (the paper's) or `epsilon`.")
     ] = None,
     average: Annotated[
         float | None, typer.Option(help="Decay of a moving average of the embedding; 0 for none.")

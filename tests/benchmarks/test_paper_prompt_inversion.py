@@ -96,15 +96,19 @@ def test_every_part_gives_its_figures(paper, pipeline, tmp_path):
     table = paper.table_1(pipeline, draws=4)
     assert list(table) == list(paper.TABLE_1)
     assert table[paper.TABLE_1[0]]["difference"] == (0.0, 0.0)
-    rows = paper.comparisons(pipeline, pictures=1, draws=4)
+    rows = paper.comparisons(pipeline, count=1, draws=4)
     assert list(rows) == ["colour", "shape", "background"]
     assert all(0 <= value <= 1 for row in rows.values() for value in row.values())
+    settings = paper.InversionSettings(steps=2, bank=8, held_out=4, snapshots=2)
+    found = paper.pictures(pipeline, tmp_path, count=2, shown=1, settings=settings)
+    assert all(0 <= share <= 1 for share in found["drawn_right"].values())
     way = paper.figures_3_4(pipeline, tmp_path, steps=4)
     assert way["best"] >= way["start"]
     collapse = paper.figure_5(pipeline, tmp_path, steps=4, seeds=2)
     assert 0 <= collapse["ours"]["collapsed"] <= 2
     assert collapse["paper"]["start"] == pytest.approx(collapse["ours"]["start"])
-    assert {path.name for path in tmp_path.iterdir()} == {f"figure_{i}.png" for i in (3, 4, 5)}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"figure_3.png", "figure_4.png", "figure_5.png", "pictures.png"}
 
 
 def test_evaluations_are_counted_to_the_bound_of_the_best_paper_loop(paper, pipeline):
@@ -121,6 +125,7 @@ def test_only_parts_that_exist_are_run(paper, pipeline, tmp_path):
     assert list(paper.parts(pipeline, tmp_path)) == [
         "table_1",
         "comparisons",
+        "pictures",
         "figures_3_4",
         "figure_5",
         "evaluations",

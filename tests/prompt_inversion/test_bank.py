@@ -34,6 +34,17 @@ def test_steps_are_stratified_and_in_order():
     assert bank.steps[0] < 3 and bank.steps[-1] > 190
 
 
+@pytest.mark.parametrize("within", [None, (50, 150)])
+def test_steps_are_drawn_in_proportion_to_a_density(within):
+    first, end = within or (0, 200)
+    density = torch.arange(200, dtype=torch.float64).square()
+    bank = draw_bank(SCHEDULE, 1000, (1, 1, 1), torch.Generator().manual_seed(0), within, density)
+    part = density[first:end] / density[first:end].sum()
+    found = bank.steps.bincount(minlength=200)[first:end].cumsum(0) / 1000
+    torch.testing.assert_close(found.double(), part.cumsum(0), rtol=0, atol=2e-3)
+    torch.testing.assert_close(bank.importance, 1 / part[bank.steps - first])
+
+
 def test_one_seed_gives_one_bank():
     one, same, other = (
         draw_bank(SCHEDULE, 8, (4, 8, 8), torch.Generator().manual_seed(s)) for s in (1, 1, 2)

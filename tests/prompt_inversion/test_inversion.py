@@ -7,6 +7,7 @@ import torch
 
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.inversion import Inversion
+from invcap.prompt_inversion.schedule import WEIGHTINGS
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.vectors import parametrise
 
@@ -73,7 +74,7 @@ def test_the_held_out_bound_rises(pipeline, pictures, over):
 
 
 @pytest.mark.parametrize("over", OVER)
-@pytest.mark.parametrize("weighting", ["elbo", "mean", "epsilon"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, weighting):
     pipeline.to(torch.float64)
     settings = replace(SETTINGS, weighting=weighting, within=(5, 45))
@@ -112,6 +113,18 @@ def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
     _, bound = inversion._gradient(vectors, torch.tensor([0]), 0)
     terms = pipeline.bound_terms(latents[0], vectors[0], inversion.banks[0])
     assert bound.item() == pytest.approx(terms.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("draws", "pairs"), [(1, 0), (2, 1), (3, 1), (4, 2)])
+def test_noise_of_opposite_signs_comes_in_pairs(pipeline, pictures, draws, pairs):
+    settings = replace(SETTINGS, draws=draws, bank=6 * draws)
+    latents = pipeline.encode_images(pictures[:1])
+    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
+    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
+    noise = inversion.banks[0].noise.view(draws, 6, -1)
+    for draw in range(pairs):
+        assert torch.equal(noise[2 * draw], -noise[2 * draw + 1])
+    assert len(noise.abs().flatten(0, 1).unique(dim=0)) == 6 * (draws - pairs)
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -241,6 +254,18 @@ def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
     inversion._update(state, row, 1e6 * usual)
     added = state.momentum - 0.9 * before
     torch.testing.assert_close(added, 0.1 * SETTINGS.clip * usual, rtol=1e-4, atol=1e-4)
+
+
+def test_the_learning_rate_falls_linearly(pipeline, pictures):
+    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
+    latents = pipeline.encode_images(pictures[:1])
+    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
+    for step, share in ((0, 1.0), (2, 0.75), (7, 0.125)):
+        state = State.start(vectors)
+        state.step = step
+        inversion._update(state, torch.tensor([0]), torch.ones_like(vectors))
+        size = SETTINGS.learning_rate * vectors.square().mean().sqrt()
+        torch.testing.assert_close(state.vectors, vectors - share * size)
 
 
 def test_the_average_follows_the_vectors(pipeline, pictures):

@@ -44,6 +44,20 @@ def test_weights_turn_errors_into_the_papers_distances_and_divergences(t):
     assert SCHEDULE.weights("epsilon")[t - 1] == 1
 
 
+def test_balanced_weights_are_half_the_bounds_and_half_velocitys():
+    x0, e, found = draws()
+    guess, velocity = torch.randn_like(found), []
+    for noise in (e, guess):
+        abar = SCHEDULE.alphas_cumprod[:, None]
+        xt = abar.sqrt() * x0 + (1 - abar).sqrt() * e
+        clean = (xt - (1 - abar).sqrt() * noise) / abar.sqrt()
+        velocity.append(abar.sqrt() * noise - (1 - abar).sqrt() * clean)
+    ratio = (velocity[0] - velocity[1]).square().sum(1) / (e - guess).square().sum()
+    elbo = SCHEDULE.weights("elbo")
+    expected = elbo / elbo.sum() + ratio / ratio.sum()
+    torch.testing.assert_close(SCHEDULE.weights("balanced"), expected)
+
+
 def test_the_constant_and_the_first_weight_complete_the_bound():
     x0, e, found = draws()
     abar = SCHEDULE.alphas_cumprod

@@ -37,27 +37,31 @@ def draw_bank(
     shape: tuple[int, ...],
     generator: torch.Generator,
     within: tuple[int, int] | None = None,
+    density: Tensor | None = None,
 ) -> Bank:
     """Draws a bank, one step from each of `count` equal shares of a distribution over steps.
-
-    Half of that distribution is uniform, which finds what prompts differ in, and half follows the
-    bound's weights, about 1 / t, which finds most of the bound itself.
 
     Args:
         count: pairs.
         shape: of a latent, (C, h, w).
         within: first step and the one after the last; by default all. The bank then stands for
             the sum over those.
+        density: (T,), what steps are drawn in proportion to. By default half is uniform, which
+            finds what prompts differ in, and half the bound's weights, about 1 / t, which finds
+            most of the bound itself.
     """
     first, end = within or (0, len(schedule))
     if count < 1:
         raise ValueError(f"a bank needs at least 1 pair, got {count}")
     if not 0 <= first < end <= len(schedule):
         raise ValueError(f"steps must be within 0 and {len(schedule)}, got {first} to {end}")
-    weights = schedule.weights("elbo")[first:end]
-    density = UNIFORM_SHARE / len(weights) + (1 - UNIFORM_SHARE) * weights / weights.sum()
+    if density is None:
+        weights = schedule.weights("elbo")[first:end]
+        density = UNIFORM_SHARE / len(weights) + (1 - UNIFORM_SHARE) * weights / weights.sum()
+    else:
+        density = density[first:end] / density[first:end].sum()
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    steps = torch.searchsorted(density.cumsum(0), u.double()).clamp(max=len(weights) - 1)
+    steps = torch.searchsorted(density.cumsum(0), u.double()).clamp(max=len(density) - 1)
     noise = torch.randn(count, *shape, generator=generator)
     return Bank(first + steps, noise, 1 / density[steps])
 

@@ -31,7 +31,7 @@ class InversionSettings:
 
     Attributes:
         steps: most gradient steps.
-        learning_rate: of Adam; hidden states have about unit variance.
+        learning_rate: of Adam, relative to the size of what is optimised; it falls linearly to 0.
         draws: pairs of step and noise for each gradient: UNet evaluations a step and picture.
         weighting: of the errors in the gradient, see `NoiseSchedule.weights`.
         within: first diffusion step that gradients see, and the one after the last; None for all.
@@ -49,9 +49,9 @@ class InversionSettings:
     """
 
     steps: int = 300
-    learning_rate: float = 0.05
-    draws: int = 8
-    weighting: Weighting = "elbo"
+    learning_rate: float = 0.07
+    draws: int = 4
+    weighting: Weighting = "balanced"
     within: tuple[int, int] | None = None
     bank: int = 256
     held_out: int = 64
@@ -174,20 +174,22 @@ class Inversion:
         self.settings = settings
         self.unit = start.square().mean((1, 2)).sqrt()
         schedule, shape = pipeline.schedule, tuple(latents.shape[1:])
+        weights = schedule.weights(settings.weighting)
         rounds = settings.bank // settings.draws
         self.held_out, self.banks, self.noisy, self.order = [], [], [], []
         for clean, seed in zip(latents, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
             self.held_out.append(draw_bank(schedule, settings.held_out, shape, generator))
-            bank = draw_bank(schedule, settings.bank, shape, generator, settings.within)
+            bank = draw_bank(schedule, settings.bank, shape, generator, settings.within, weights)
+            # A step's draws are `rounds` apart: noise of opposite signs cancels in their mean.
+            noise = bank.noise.view(settings.draws, rounds, *shape)
+            noise[1::2] = -noise[: settings.draws - 1 : 2]
             self.banks.append(bank)
             self.noisy.append(schedule.noisy(clean[None], bank.noise, bank.steps))
             epochs = range(1 + settings.steps // rounds)
             self.order.append(
                 torch.cat([torch.randperm(rounds, generator=generator) for _ in epochs])
             )
-        chosen = schedule.weights(settings.weighting)
-        self.weights = chosen / chosen[slice(*(settings.within or (None,)))].sum()
         self.bound_weights = schedule.weights() / latents[0].numel()
 
     def run(self, state: State, on_step: Callable[[State], None]) -> State:
@@ -226,7 +228,8 @@ class Inversion:
     def _gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Of the weighted errors by the vectors of some pictures, and what they say of the bound.
 
-        The draws of a step are spread evenly over the bank, and so over diffusion steps.
+        The draws of a step are spread evenly over the bank, which holds diffusion steps in
+        proportion to their weights: its plain mean is the weighted one, up to a factor.
         """
         draws = self.settings.draws
         stride = self.settings.bank // draws
@@ -236,7 +239,7 @@ class Inversion:
         noise = torch.cat([self.banks[p].noise[some] for p, some in pairs])
         steps = torch.cat([self.banks[p].steps[some] for p, some in pairs])
         importance = torch.cat([self.banks[p].importance[some] for p, some in pairs])
-        weight = (self.weights[steps] * importance).float()
+        weight = torch.ones(len(steps))
         owner = torch.arange(len(rows)).repeat_interleave(draws)
 
         vectors = vectors.clone().requires_grad_()
@@ -250,7 +253,7 @@ class Inversion:
             gradient += torch.autograd.grad(found.sum(), leaf)[0]
             errors.append(found.detach().double())
         (gradient,) = torch.autograd.grad(hidden, vectors, gradient)
-        terms = torch.cat(errors) / weight * self.bound_weights[steps] * importance
+        terms = torch.cat(errors) * self.bound_weights[steps] * importance
         constant = self.pipeline.schedule.constant(self.latents[rows])
         return gradient / draws, constant - terms.view(len(rows), draws).mean(1)
 
@@ -267,7 +270,8 @@ class Inversion:
         count = state.updates[rows][:, None, None]
         mean = state.momentum[rows] / (1 - BETAS[0] ** count)
         deviation = (state.square[rows] / (1 - BETAS[1] ** count)).sqrt()
-        size = self.settings.learning_rate * (state.rate * self.unit)[rows][:, None, None]
+        rate = self.settings.learning_rate * (1 - state.step / self.settings.steps)
+        size = rate * (state.rate * self.unit)[rows][:, None, None]
         state.vectors[rows] -= size * mean / (deviation + EPSILON)
         state.average[rows] = state.vectors[rows].lerp(state.average[rows], self.settings.average)
 

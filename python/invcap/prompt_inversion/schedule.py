@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-Weighting = Literal["elbo", "mean", "epsilon"]
+Weighting = Literal["balanced", "elbo", "mean", "epsilon"]
 WEIGHTINGS = get_args(Weighting)
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -62,7 +62,10 @@ class NoiseSchedule:
         `epsilon`: 1. `mean`: beta_t^2 / (alpha_t (1 - abar_t)), which makes it the squared
         distance of the two means, the paper's loss. `elbo`: that over 2 sigma_t^2, with
         sigma_t^2 = beta_t (1 - abar_{t-1}) / (1 - abar_t), which makes it the Kullback-Leibler
-        divergence in nats; at the first step, 1 / (2 alpha_1), the reconstruction's.
+        divergence in nats; at the first step, 1 / (2 alpha_1), the reconstruction's. `balanced`:
+        the sum of that and of 1 / abar_t, which makes it the squared error of velocity, each
+        scaled to a sum of 1: the bound alone has few nats for the noisy steps, where it is
+        decided what is drawn and where.
 
         Source: "Image captioning with text-to-image models", section 3; Ho et al., "Denoising
         diffusion probabilistic models" (2020), equations 6 to 12.
@@ -77,7 +80,11 @@ class NoiseSchedule:
         if weighting == "mean":
             return mean
         variance = beta[1:] * (1 - abar[:-1]) / (1 - abar[1:])
-        return torch.cat([1 / (2 * alpha[:1]), mean[1:] / (2 * variance)])
+        elbo = torch.cat([1 / (2 * alpha[:1]), mean[1:] / (2 * variance)])
+        if weighting == "elbo":
+            return elbo
+        velocity = 1 / abar
+        return elbo / elbo.sum() + velocity / velocity.sum()
 
     def constant(self, latents: Tensor) -> Tensor:
         """What the bound has beside its weighted errors, for each picture.
