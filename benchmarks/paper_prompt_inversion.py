@@ -101,7 +101,7 @@ def comparisons(
 def pictures(
     pipeline: PromptInversionPipeline,
     output: Path,
-    count: int = 40,
+    count: int = 24,
     shown: int = 6,
     settings: InversionSettings | None = None,
 ) -> Result:
