@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.data import split_by_group
+from invcap.data import fit_picture, split_by_group
 from invcap.data.shapes import COLOURS, SHAPES, Scene, draw, load_shapes, scenes
 from invcap.files import read_json, write_json
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
@@ -124,7 +124,7 @@ def pictures(
         drawn = pipeline.generate(way, [index] * len(way))
         rows.append(strip([*drawn, found.images[index], targets[index]]))
     write_picture(output / "pictures.png", Image.fromarray(np.vstack(rows)))
-    pixels = np.stack([np.asarray(draw(scene)) for scene in every])
+    pixels = np.stack([fit_picture(draw(scene), pipeline.size) for scene in every])
     drawn = np.stack([np.asarray(image) for image in found.images])
     return {
         "settings": asdict(settings),
