@@ -23,7 +23,7 @@ def paper_loop(
     measure_every: int,
     held_out: int = 64,
     on_step: Callable[[int], None] = lambda step: None,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Descends the paper's loss, P independent runs as one batch.
 
     Args:
@@ -35,7 +35,8 @@ def paper_loop(
             for equal seeds.
 
     Returns:
-        The bounds, (1 + steps // measure_every, P) float64, the first before any step.
+        The bounds, (1 + steps // measure_every, P) float64, the first before any step; and where
+        the runs end, (P, 77, d).
     """
     schedule, shape = pipeline.schedule, tuple(latents.shape[1:])
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -57,7 +58,7 @@ def paper_loop(
         if step % measure_every == 0:
             bounds.append(_measure(pipeline, latents, runs, banks))
         on_step(step)
-    return torch.stack(bounds)
+    return torch.stack(bounds), torch.stack(runs).detach()
 
 
 def _measure(

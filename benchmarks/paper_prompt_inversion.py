@@ -161,7 +161,7 @@ def figure_5(
     """The paper's loop with too large a step size, and ours, from many seeds."""
     latents, start = _problem(pipeline)
     with tqdm(total=steps, desc="the paper's loop") as bar:
-        theirs = paper_loop(
+        theirs, _ = paper_loop(
             pipeline,
             latents.expand(seeds, -1, -1, -1),
             start,
@@ -213,7 +213,7 @@ def evaluations(
         steps=steps // 40, draws=4, weighting="elbo", evaluate_every=4, patience=None
     )
     with tqdm(total=steps, desc="the paper's loop") as bar:
-        bounds = paper_loop(
+        bounds, _ = paper_loop(
             pipeline,
             latents.expand(seeds * len(rates), -1, -1, -1),
             start,

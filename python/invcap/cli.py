@@ -334,14 +334,27 @@ def score(
     _print("\n".join(lines), result, as_json)
 
 
-@app.command(epilog="Example: `invcap invert picture.png --output inverted`")
+@app.command(epilog="Example: `invcap invert picture.png more-pictures --output inverted`")
 def invert(
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files, or folders of them.")],
     output: Annotated[Path, typer.Option(help="Folder; each picture gets one of its name in it.")],
     model: Diffusion = None,
     dtype: Dtype = "float32",
     size: PictureSize = None,
-    start: Annotated[str, typer.Option(help="Sentence to begin with.")] = "a room",
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Where to begin: a sentence; `caption`, what --captioner says; `amortised` or "
+            "`meta`, learned by python/train_starts.py (tiny-sd has both)."
+        ),
+    ] = "a room",
+    captioner: Annotated[
+        Path | None, typer.Option(help="Folder that `invcap train` wrote, for captions and words.")
+    ] = None,
+    starts: Annotated[
+        Path | None, typer.Option(help="Folder of learned starts; default the model's own.")
+    ] = None,
+    words: Annotated[bool, typer.Option(help="Also find the likeliest prompt in words.")] = False,
     steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
     draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
@@ -357,49 +370,68 @@ def invert(
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     guidance_scale: Annotated[float, typer.Option(help="Of the generated pictures.")] = 1.0,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in OUTPUT.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Pictures inverted at once.")] = 32,
+    resume: Annotated[bool, typer.Option(help="Go on with the run that OUTPUT holds.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Finds the prompt embedding that most likely made each picture.
 
     Writes for each its embedding, its history, a plot of both bounds, and a strip of pictures
-    generated on the way, beside the target.
-    """
-    from invcap.prompt_inversion import InversionSettings, run
+    generated on the way, beside the target. A folder stands for all pictures in it; those that
+    cannot be used are skipped and listed.
 
-    pipeline = _diffusion(model, dtype)
+    A run that was killed goes on with --resume, to the same results. `accelerate launch -m
+    invcap.cli invert ...` spreads it over GPUs, `torchrun --nproc-per-node 2 -m invcap.cli
+    invert ...` over processes.
+    """
+    from invcap.prompt_inversion import InversionSettings, few_steps, run
+    from invcap.prompt_inversion.starts import NEAR
+
+    processes = run.start_processes()
+    pipeline = _diffusion(model, dtype).to(processes.device)
     if gradient_checkpointing:
         pipeline.enable_gradient_checkpointing()
     if attention_slicing:
         pipeline.enable_attention_slicing()
-    settings = InversionSettings(
+    inversion = replace(
+        few_steps(pipeline.schedule) if start in NEAR else InversionSettings(),
         **_given(
             steps=steps,
             draws=draws,
             learning_rate=learning_rate,
             weighting=weighting,
             average=average,
-        )
+        ),
     )
-    result = run.invert(
-        pipeline,
-        pictures,
-        output,
-        settings,
+    settings = run.RunSettings(
+        _size(size) if size else pipeline.size,
+        inversion,
         start=start,
+        captioner=captioner and str(captioner),
+        starts=starts and str(starts),
+        words=words,
         over="token_vectors" if token_vectors else "hidden_states",
         seed=seed,
-        size=size and _size(size),
         guidance_scale=guidance_scale,
-        resume=resume,
+        batch_size=batch_size,
     )
-    lines = (
-        f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
-        f"± {r['standard_error']:.4f} after {r['steps']} steps"
-        for r in result
-    )
-    _print("\n".join(lines), result, as_json)
+    result = run.invert(pipeline, pictures, output, settings, processes, resume)
+    processes.destroy_process_group()
+    if processes.is_main_process:
+        lines = (
+            f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
+            f"± {r['standard_error']:.4f} after {r['steps']} steps" + _in_words(r)
+            for r in result
+        )
+        _print("\n".join(lines), result, as_json)
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    if "prompt" not in row:
+        return ""
+    bound, error = row["prompt_log_likelihood"], row["prompt_standard_error"]
+    return f"\t{row['prompt']}\tbound {bound:.4f} ± {error:.4f}"
 
 
 @data_app.command(epilog="Example: `invcap data emoji --output emoji`")

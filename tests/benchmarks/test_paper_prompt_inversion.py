@@ -1,48 +1,23 @@
 """The reproduction of the prompt inversion paper, on random weights and at a tiny size."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 
 from invcap.prompt_inversion.bank import draw_bank
 
-ROOT = Path(__file__).parents[2]
-
-
-def load(folder: str, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
-def paper() -> ModuleType:
-    load("benchmarks", "paper_loop")
-    return load("benchmarks", "paper_prompt_inversion")
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    from invcap.prompt_inversion import PromptInversionPipeline
-
-    parts = load("tests/prompt_inversion", "random_pipeline").make_pipeline().components
-    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-    pipeline = PromptInversionPipeline(**{name: parts[name] for name in names})
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def paper(scripts):
+    return scripts("paper_loop", "paper_prompt_inversion")
 
 
 def run(paper, pipeline, rates, steps, optimizer=torch.optim.Adam, measure_every=1):
     latents, start = paper._problem(pipeline)
     latents = latents.expand(len(rates), -1, -1, -1)
     seeds = range(len(rates))
-    return paper.paper_loop(pipeline, latents, start, seeds, optimizer, rates, steps, measure_every)
+    return paper.paper_loop(
+        pipeline, latents, start, seeds, optimizer, rates, steps, measure_every
+    )[0]
 
 
 def test_the_papers_loop_climbs_from_the_start_that_ours_has(paper, pipeline):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from invcap.cli import app, main
 
-FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png"}
+FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png", "result.json"}
 
 
 def invcap(*arguments: object, code: int = 0) -> Result:
@@ -71,9 +71,28 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
         *("invert", *files, "--output", output, "--model", folder, "--steps", 3),
         *("--resume", "--json"),
     )
-    assert [row["log_likelihood"] for row in json.loads(done.stdout)] == [
-        row["log_likelihood"] for row in rows
-    ]
+    assert json.loads(done.stdout) == rows
+
+
+def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_path):
+    from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
+
+    pipeline = PromptInversionPipeline.from_pretrained(folder)
+    begun = pipeline.encode_prompts(["a red square"])[0]
+    save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)
+    options = ("--model", folder, "--steps", 0, "--json")
+    meta = ("--start", "meta", "--starts", tmp_path / "starts")
+    (row,) = json.loads(
+        invcap("invert", files[0], "--output", tmp_path / "meta", *meta, *options).stdout
+    )
+    assert load_file(row["embedding"])["prompt_embeds"][0].equal(begun) and "prompt" not in row
+    (row,) = json.loads(
+        invcap("invert", files[0], "--output", tmp_path / "words", "--words", *options).stdout
+    )
+    assert row["prompt"] == "a room"
+    assert row["prompt_log_likelihood"] == pytest.approx(row["log_likelihood"], abs=1e-6)
+    done = invcap("invert", files[0], "--output", tmp_path / "no", "--start", "caption", code=1)
+    assert "needs a captioner" in str(done.exception) and not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +108,7 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
         (("invert", "text.png", "--output", "o"), "text.png"),
         (("invert", "red.png", "red.png", "--output", "o"), "pictures must differ in name"),
         (("invert", "red.png", "--output", "o", "--start", ""), "a prompt must have words"),
+        (("invert", "red.png", "--output", "o", "--batch-size", "0"), "batch_size must be at"),
         (("invert", "red.png", "--output", "o", "--size", "15x16"), "size must be multiples of 2"),
         (("invert", "red.png", "--output", "o", "--weighting", "x"), "weighting must be one of"),
         (("invert", "red.png", "--output", "o", "--model", "."), "expected a diffusers pipeline"),

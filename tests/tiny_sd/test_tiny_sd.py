@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from invcap.data.shapes import Scene, draw, scenes
+from invcap.fit import FitSettings, fit
 from invcap.tiny_sd.captions import draw_caption
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
-from invcap.tiny_sd.fit import FitSettings, fit
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
 from invcap.tiny_sd.train import (

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from invcap.captioning.compose import compositions
 from invcap.captioning.pairs import save_autoencoder
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
@@ -20,6 +21,7 @@ from invcap.files import read_json, read_tensors, write_json, write_tensors
 from invcap_ext import InvertibleNetwork
 
 FORMAT = 1
+ROUNDS = 2
 Picture = Image.Image | str | Path
 
 
@@ -108,13 +110,36 @@ class InvertibleCaptioner:
         """
         if not 1 <= top_k <= len(self.bank):
             raise ValueError(f"top_k must be from 1 to {len(self.bank)}, got {top_k}")
-        x = self.latents(self.pictures.encode(self._pixels(images)))
-        distance = squared_distances(self.network(x), self.embeddings(self.bank_embeddings))
-        nearest = distance.topk(top_k, largest=False)
-        return [
-            [Caption(self.bank[i], -d) for d, i in zip(ds, indices, strict=True)]
-            for ds, indices in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
-        ]
+        targets = self.embeddings(self.bank_embeddings)
+        return _nearest(self.embed(images), self.bank, targets, top_k)
+
+    def compose(
+        self, images: Picture | Sequence[Picture], top_k: int = 1, near: int = 16, kept: int = 4
+    ) -> list[list[Caption]]:
+        """Finds sentences nearer to each picture than those of the bank, made of their parts.
+
+        Args:
+            images: as of `caption`.
+            top_k: how many sentences for each at most; some may be the bank's own.
+            near: sentences of the bank that parts are taken from.
+            kept: of the best sentences so far, that parts are put into, twice.
+        """
+        found = []
+        known = self.embeddings(self.bank_embeddings)
+        for embedding in self.embed(images)[:, None]:
+            (best,) = _nearest(embedding, self.bank, known, min(near, len(self.bank)))
+            sources = [caption.text for caption in best]
+            for _ in range(ROUNDS):
+                texts = [caption.text for caption in best]
+                texts = list(dict.fromkeys([*texts, *compositions(texts[:kept], sources)]))
+                targets = self.embeddings(self.sentences.encode(texts))
+                (best,) = _nearest(embedding, texts, targets, min(max(near, top_k), len(texts)))
+            found.append(best[:top_k])
+        return found
+
+    def embed(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Maps pictures to standardised sentence embeddings, (P, n)."""
+        return self.network(self.latents(self.pictures.encode(self._pixels(images))))
 
     def generate(
         self,
@@ -215,6 +240,16 @@ class InvertibleCaptioner:
 
 def _open(image: Picture) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else open_picture(Path(image))
+
+
+def _nearest(
+    embeddings: Tensor, texts: Sequence[str], targets: Tensor, top_k: int
+) -> list[list[Caption]]:
+    found = squared_distances(embeddings, targets).topk(top_k, largest=False)
+    return [
+        [Caption(texts[i], -d) for d, i in zip(ds, indices, strict=True)]
+        for ds, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+    ]
 
 
 def squared_distances(queries: Tensor, targets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +14,11 @@ SUFFIXES = frozenset(
 )
 # Only plain raster formats: Pillow hands EPS, for one, to an external interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """The files in `folder` and below whose names say that they are pictures."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

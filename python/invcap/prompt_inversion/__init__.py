@@ -1,7 +1,12 @@
 """Prompt inversion: the prompt most likely to have made a picture, by Stable Diffusion itself."""
 
 from invcap.prompt_inversion.embeddings import load_prompt_embeds, save_prompt_embeds
-from invcap.prompt_inversion.inversion import History, InversionSettings, PromptInversionOutput
+from invcap.prompt_inversion.inversion import (
+    History,
+    InversionSettings,
+    PromptInversionOutput,
+    few_steps,
+)
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
@@ -11,6 +16,7 @@ __all__ = [
     "LogLikelihood",
     "PromptInversionOutput",
     "PromptInversionPipeline",
+    "few_steps",
     "load_prompt_embeds",
     "save_prompt_embeds",
 ]

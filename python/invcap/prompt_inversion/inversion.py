@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.utils import BaseOutput
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from invcap.prompt_inversion.bank import draw_bank, standard_error
-from invcap.prompt_inversion.schedule import WEIGHTINGS, Weighting
+from invcap.prompt_inversion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.vectors import HiddenOf
 
@@ -83,6 +83,24 @@ class InversionSettings:
             raise ValueError(f"average must be from 0 to below 1, got {self.average}")
 
 
+def few_steps(schedule: NoiseSchedule, **changes: Any) -> InversionSettings:
+    """Settings for starts that are near, where most of the bound is left in the less noisy half.
+
+    Args:
+        schedule: of the model.
+        changes: what shall be otherwise.
+    """
+    settings = InversionSettings(
+        steps=12,
+        learning_rate=0.05,
+        weighting="elbo",
+        within=(0, len(schedule) // 2),
+        evaluate_every=4,
+        patience=None,
+    )
+    return replace(settings, **changes)
+
+
 @dataclass(frozen=True)
 class History:
     """How one picture's inversion went; bounds in nats per latent number.
@@ -121,7 +139,7 @@ class PromptInversionOutput(BaseOutput):
 
     Attributes:
         prompt_embeds: (P, 77, d) float32, for `StableDiffusionPipeline(prompt_embeds=...)`.
-        token_vectors: (P, n, d) float32 if those were optimised, else None.
+        token_vectors: (P, n, d) float32 if those or tokens were optimised, else None.
         log_likelihood: (P,) float64, the held-out bound, nats per latent number.
         standard_error: (P,) float64, of it.
         steps: after how many gradient steps each picture was best; that is what is returned.
@@ -129,6 +147,8 @@ class PromptInversionOutput(BaseOutput):
         histories: of each picture.
         snapshots: steps done -> hidden states then, (P, 77, d).
         images: one generated from each embedding.
+        prompts: the likeliest prompt found in words for each picture; None if none was asked for.
+        prompt_log_likelihood, prompt_standard_error: (P,) float64, its bound, on the same bank.
     """
 
     prompt_embeds: Tensor
@@ -140,6 +160,9 @@ class PromptInversionOutput(BaseOutput):
     histories: list[History]
     snapshots: dict[int, Tensor]
     images: list[Image.Image]
+    prompts: list[str] | None = None
+    prompt_log_likelihood: Tensor | None = None
+    prompt_standard_error: Tensor | None = None
 
 
 class Inversion:

@@ -21,25 +21,30 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from invcap.autoencoder import to_unit_range
+from invcap.captioning import InvertibleCaptioner
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
-from invcap.prompt_inversion.bank import Bank, draw_bank
+from invcap.prompt_inversion.bank import Bank, draw_bank, standard_error
 from invcap.prompt_inversion.embeddings import digest, signature
 from invcap.prompt_inversion.inversion import (
     Inversion,
     InversionSettings,
     PromptInversionOutput,
+    few_steps,
     history_of,
 )
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.schedule import NoiseSchedule
+from invcap.prompt_inversion.starts import NEAR, Start, start_of
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.vectors import HiddenOf, Over, parametrise
+from invcap.prompt_inversion.words import rank, read_tokens
 from invcap_ext import weighted_squared_error
 
 Picture = Image.Image | str | Path
 OnStep = Callable[["PromptInversionPipeline", int, dict[str, Tensor]], Any]
 BATCH = 32
+CANDIDATES = 16
 
 
 class PromptInversionPipeline(DiffusionPipeline):
@@ -245,13 +250,16 @@ class PromptInversionPipeline(DiffusionPipeline):
     def invert(
         self,
         images: Picture | Sequence[Picture],
-        start: str | Sequence[str] = "a room",
+        start: Start = "a room",
         settings: InversionSettings | None = None,
         over: Over = "hidden_states",
         seeds: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
         guidance_scale: float = 1.0,
         num_inference_steps: int = 25,
+        captioner: InvertibleCaptioner | None = None,
+        starts: str | Path | None = None,
+        words: bool = False,
         checkpoint: str | Path | None = None,
         callback_on_step_end: OnStep | None = None,
     ) -> PromptInversionOutput:
@@ -261,14 +269,21 @@ class PromptInversionPipeline(DiffusionPipeline):
         without at each measurement.
 
         Args:
-            start: sentence to begin with, one for all pictures or one for each.
-            settings: how to climb; by default `InversionSettings()`.
-            over: what is optimised: the prompt's hidden states (77, d), or the vectors of the
-                tokens of the start, which the text encoder then reads.
+            start: what to begin with: a sentence, or one for each picture; hidden states (77, d)
+                or (P, 77, d); "caption", what the captioner says; "amortised" or "meta", which
+                `python/train_starts.py` learned.
+            settings: how to climb; by default `few_steps` from "caption" and "amortised", which
+                are near, and `InversionSettings()` from anything else.
+            over: what is optimised: the prompt's hidden states (77, d); the vectors of the tokens
+                of the start, which the text encoder then reads; or the tokens themselves.
             seeds: of each picture's banks; a number stands for itself and those after it. One
                 picture's result depends on its own seed alone.
             size: (height, width) that pictures are scaled to; by default the model's own.
             guidance_scale, num_inference_steps: of the generated pictures.
+            captioner: says what is in a picture, for the start "caption" and for words.
+            starts: folder of learned starts; by default the model's own, `starts` in its folder.
+            words: also find the likeliest prompt in words, among what the captioner says, the
+                start if it is a sentence, and the tokens nearest to what was optimised.
             checkpoint: file that the state is written to; if there is one already, the inversion
                 goes on from it and ends as if it had never stopped.
             callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d),
@@ -280,17 +295,22 @@ class PromptInversionPipeline(DiffusionPipeline):
 
         Source: "Image captioning with text-to-image models", sections 3 and 4.
         """
-        settings = settings or InversionSettings()
+        if settings is None:
+            near = isinstance(start, str) and start in NEAR
+            settings = few_steps(self.schedule) if near else InversionSettings()
         latents = self.encode_images(images, size)
-        starts = [start] * len(latents) if isinstance(start, str) else list(start)
         seeds = [seeds + i for i in range(len(latents))] if isinstance(seeds, int) else list(seeds)
-        for name, values in (("start", starts), ("seeds", seeds)):
-            if len(values) != len(latents):
-                raise ValueError(
-                    f"{name} must be one, or one for each of {len(latents)} pictures, got "
-                    f"{len(values)}"
-                )
-        vectors, hidden_of = parametrise(self, starts, over)
+        if len(seeds) != len(latents):
+            raise ValueError(
+                f"seeds must be one, or one for each of {len(latents)} pictures, got {len(seeds)}"
+            )
+        said = None
+        if captioner is not None and (words or start == "caption"):
+            said = [[c.text for c in found] for found in captioner.compose(images, CANDIDATES)]
+        if words and said is None and isinstance(start, Tensor) and over == "hidden_states":
+            raise ValueError("words need candidates: a captioner, a sentence or tokens; got none")
+        begun = start_of(self, start, latents, said and [best[0] for best in said], starts)
+        vectors, hidden_of = parametrise(self, begun, over)
         inversion = Inversion(self, latents, vectors, seeds, hidden_of, settings)
         identity = {
             "settings": json.dumps(asdict(settings)),
@@ -318,9 +338,12 @@ class PromptInversionPipeline(DiffusionPipeline):
             inversion.run(state, on_step)
         if path is not None:
             state.save(path, identity)
-        return self._output(
+        output = self._output(
             state, hidden_of, over, seeds, size, guidance_scale, num_inference_steps
         )
+        if words:
+            self._say(output, latents, begun, said, seeds, inversion.held_out)
+        return output
 
     @torch.no_grad()
     def generate(
@@ -361,7 +384,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         embeds = hidden_of(state.best, every)
         return PromptInversionOutput(
             prompt_embeds=embeds,
-            token_vectors=state.best if over == "token_vectors" else None,
+            token_vectors=state.best if over != "hidden_states" else None,
             log_likelihood=state.best_bound,
             standard_error=state.best_error,
             steps=state.best_step.tolist(),
@@ -370,6 +393,32 @@ class PromptInversionPipeline(DiffusionPipeline):
             snapshots={step: hidden_of(v, every) for step, v in state.snapshots.items()},
             images=self.generate(embeds, seeds, size, guidance_scale, num_inference_steps),
         )
+
+    @torch.no_grad()
+    def _say(
+        self,
+        output: PromptInversionOutput,
+        latents: Tensor,
+        begun: list[str] | Tensor,
+        said: list[list[str]] | None,
+        seeds: Sequence[int],
+        held_out: Sequence[Bank],
+    ) -> None:
+        """Adds the likeliest prompts in words to an output."""
+        output.prompts, terms = [], []
+        for index, picture in enumerate(latents):
+            candidates = list(said[index]) if said is not None else []
+            if not isinstance(begun, Tensor):
+                candidates.append(begun[index])
+            if output.token_vectors is not None:
+                candidates += read_tokens(self, output.token_vectors[index : index + 1])
+            ranking = rank(self, picture, list(dict.fromkeys(candidates)), seed=seeds[index])
+            output.prompts.append(ranking.prompts[0])
+            hidden = self.encode_prompts(ranking.prompts[:1])[0]
+            terms.append(self.bound_terms(picture, hidden, held_out[index]))
+            output.unet_evaluations[index] += ranking.evaluations + len(held_out[index])
+        output.prompt_log_likelihood = torch.stack(terms).mean(1)
+        output.prompt_standard_error = standard_error(torch.stack(terms))
 
 
 def tiny_sd() -> Path:

@@ -6,20 +6,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from torch.nn.functional import normalize
+from transformers import CLIPTextModel, CLIPTokenizer
 
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
-Over = Literal["hidden_states", "token_vectors"]
+Over = Literal["hidden_states", "token_vectors", "tokens"]
+WORD_END = "</w>"
+ONE_LETTER_WORDS = ("a", "i")
 HiddenOf = Callable[[Tensor, Tensor], Tensor]
 
 
 def parametrise(
-    pipeline: PromptInversionPipeline, starts: Sequence[str], over: Over
+    pipeline: PromptInversionPipeline, starts: Sequence[str] | Tensor, over: Over
 ) -> tuple[Tensor, HiddenOf]:
-    """The vectors of P sentences to optimise, and the way from them to hidden states.
+    """The vectors of P prompts to optimise, and the way from them to hidden states.
+
+    Over "tokens", the text encoder sees the tokens nearest to the vectors, and gradients pass as if
+    it had seen the vectors.
+
+    Args:
+        starts: P sentences; over hidden states also those themselves, (P, 77, d).
 
     Returns:
         Vectors (P, N, d) float32: hidden states, N = 77, or one for each token of the sentences.
@@ -29,11 +39,16 @@ def parametrise(
     Raises:
         ValueError: `over` or a sentence cannot be used, or tokens are to be optimised and the
             sentences have different numbers of them.
+
+    Source: over tokens, Wen et al., "Hard prompts made easy" (2023), algorithm 1 (PEZ).
     """
     if over not in get_args(Over):
         raise ValueError(f"over must be one of {get_args(Over)}, got {over!r}")
     if over == "hidden_states":
-        return pipeline.encode_prompts(starts), lambda vectors, rows: vectors
+        vectors = starts if isinstance(starts, Tensor) else pipeline.encode_prompts(starts)
+        return vectors, lambda vectors, rows: vectors
+    if isinstance(starts, Tensor):
+        raise ValueError(f"start must be sentences over {over!r}, got hidden states")
     for start in starts:
         pipeline.check_prompt(start)
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
@@ -48,10 +63,43 @@ def parametrise(
     vectors = text_encoder.get_input_embeddings()(ids[:, within])
 
     def hidden_of(vectors: Tensor, rows: Tensor) -> Tensor:
+        if over == "tokens":
+            _, nearest = nearest_tokens(pipeline, vectors.detach())
+            vectors = vectors + (nearest[..., 0, :] - vectors).detach()
         with replaced_embeddings(text_encoder, within, vectors):
             return text_encoder(ids[rows])[0].float().cpu()
 
     return vectors.float().cpu(), hidden_of
+
+
+def nearest_tokens(
+    pipeline: PromptInversionPipeline, vectors: Tensor, count: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The words whose vectors are nearest to some, by cosine, nearest first.
+
+    Args:
+        vectors: (..., d).
+        count: of words for each.
+
+    Returns:
+        The numbers of their tokens (..., count) and their vectors (..., count, d).
+    """
+    words = word_tokens(pipeline.tokenizer)
+    table = pipeline.text_encoder.get_input_embeddings().weight.float().cpu()
+    similarity = normalize(vectors, dim=-1) @ normalize(table[words], dim=-1).T
+    ids = words[similarity.topk(count, dim=-1).indices]
+    return ids, table[ids]
+
+
+def word_tokens(tokenizer: CLIPTokenizer) -> Tensor:
+    """The numbers of the tokens that are whole words of letters: no parts of words, no bytes."""
+    found = []
+    for token, index in tokenizer.get_vocab().items():
+        word = token.removesuffix(WORD_END)
+        whole = word != token and word.isascii() and word.isalpha()
+        if whole and (len(word) > 1 or word in ONE_LETTER_WORDS):
+            found.append(index)
+    return torch.tensor(sorted(found))
 
 
 @contextmanager

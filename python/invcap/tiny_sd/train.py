@@ -16,8 +16,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from invcap.autoencoder import to_unit_range
 from invcap.data.shapes import COLOURS, PLACES, SHAPES, SIZES, Scene
+from invcap.fit import FitSettings, fit
 from invcap.tiny_sd.captions import draw_caption, draw_wording
-from invcap.tiny_sd.fit import FitSettings, fit
 from invcap.tiny_sd.networks import TEXT_WIDTH, new_scheduler, new_text_encoder, new_unet, new_vae
 
 VAE_BATCH = 32

@@ -1,10 +1,10 @@
-"""One training loop for both stages, which goes on exactly where it was killed."""
+"""A training loop that goes on exactly where it was killed."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,7 @@ def fit(
     path: Path,
     identity: dict[str, str],
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    optimizers: Sequence[torch.optim.Optimizer] | None = None,
 ) -> nn.Module:
     """Trains a module in place, with a checkpoint at `path`, from which it goes on if there is one.
 
@@ -59,6 +60,8 @@ def fit(
         loss_at: the loss of the module, on a batch drawn from the generator.
         identity: what a checkpoint must have been made with.
         on_step: called with (steps done, loss) after each step.
+        optimizers: with their peak learning rates; by default Muon on matrices and convolutions,
+            and AdamW on the rest.
 
     Returns:
         The moving average of the module, in evaluation mode.
@@ -69,7 +72,7 @@ def fit(
     """
     average = copy.deepcopy(module).requires_grad_(False).eval()
     both = nn.ModuleDict({"module": module, "average": average})
-    optimizers = _optimizers(module, settings)
+    optimizers = list(optimizers or _optimizers(module, settings))
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     progress = Progress()
     if path.exists():

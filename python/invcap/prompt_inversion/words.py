@@ -1,0 +1,134 @@
+"""Prompts in words: read out of vectors, searched for, and ranked by what they make likely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+import torch
+from torch import Tensor
+
+from invcap.prompt_inversion.bank import Bank, draw_bank
+from invcap.prompt_inversion.vectors import nearest_tokens
+
+if TYPE_CHECKING:
+    from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Prompts by their likelihood.
+
+    Attributes:
+        prompts: the likeliest first.
+        evaluations: of the UNet, without gradient, that it took.
+    """
+
+    prompts: list[str]
+    evaluations: int
+
+
+def rank(
+    pipeline: PromptInversionPipeline,
+    latents: Tensor,
+    prompts: Sequence[str],
+    draws: int = 128,
+    seed: int = 0,
+) -> Ranking:
+    """Ranks prompts by their bounds on one bank, by successive halving.
+
+    All are measured on an eighth of the bank, the better half on another eighth, and so on: what is
+    left at the end has been measured on all of it.
+
+    Args:
+        latents: (C, h, w), of the picture.
+        prompts: at least one.
+        draws: pairs of the whole bank, a multiple of 8.
+
+    Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
+    """
+    if draws < 8 or draws % 8:
+        raise ValueError(f"draws must be a multiple of 8, got {draws}")
+    generator = torch.Generator().manual_seed(seed)
+    bank = draw_bank(pipeline.schedule, draws, tuple(latents.shape), generator)
+    hidden = pipeline.encode_prompts(prompts)
+    total = torch.zeros(len(prompts), dtype=torch.float64)
+    left, lost, evaluations = torch.arange(len(prompts)), [], 0
+    for first, stride in ((0, 8), (4, 8), (2, 4), (1, 2)):
+        part = part_of(bank, slice(first, None, stride))
+        for index in left.tolist():
+            total[index] += pipeline.bound_terms(latents, hidden[index], part).sum()
+        evaluations += len(part) * len(left)
+        left = left[total[left].argsort(descending=True)]
+        kept = (len(left) + 1) // 2
+        lost.append(left[kept:])
+        left = left[:kept]
+    order = torch.cat([left, *reversed(lost)]).tolist()
+    return Ranking([prompts[index] for index in order], evaluations)
+
+
+def part_of(bank: Bank, part: slice) -> Bank:
+    """Some of a bank's pairs."""
+    return Bank(bank.steps[part], bank.noise[part], bank.importance[part])
+
+
+def read_tokens(pipeline: PromptInversionPipeline, vectors: Tensor) -> list[str]:
+    """Says token vectors (P, n, d) in the words that are nearest."""
+    ids, _ = nearest_tokens(pipeline, vectors)
+    return [text.strip() for text in pipeline.tokenizer.batch_decode(ids[..., 0])]
+
+
+def search_tokens(
+    pipeline: PromptInversionPipeline,
+    latents: Tensor,
+    prompt: str,
+    trials: int = 60,
+    choices: int = 8,
+    draws: int = 16,
+    seed: int = 0,
+) -> Ranking:
+    """Searches for likelier prompts by Bayesian optimisation over choices of tokens.
+
+    Args:
+        latents: (C, h, w), of the picture.
+        prompt: where to begin; each of its tokens may become one of those nearest to it.
+        trials: prompts to measure.
+        choices: tokens for each place, its own included.
+        draws: pairs of the bank on which all are measured.
+
+    Source: "Image captioning with text-to-image models", section 6, which suggests it; the search
+    is a tree-structured Parzen estimator, Bergstra et al., "Algorithms for hyper-parameter
+    optimization" (2011).
+    """
+    pipeline.check_prompt(prompt)
+    generator = torch.Generator().manual_seed(seed)
+    bank = draw_bank(pipeline.schedule, draws, tuple(latents.shape), generator)
+    tokenizer = pipeline.tokenizer
+    ids = torch.tensor(tokenizer(prompt, add_special_tokens=False).input_ids)
+    table = pipeline.text_encoder.get_input_embeddings().weight.float().cpu()
+    near, _ = nearest_tokens(pipeline, table[ids], choices)
+    options = [
+        list(dict.fromkeys([own, *others]))
+        for own, others in zip(ids.tolist(), near.tolist(), strict=True)
+    ]
+    found: dict[str, float] = {}
+
+    def bound(trial: optuna.Trial) -> float:
+        picked = [
+            trial.suggest_categorical(str(place), tokens) for place, tokens in enumerate(options)
+        ]
+        text = tokenizer.decode(picked).strip()
+        if text not in found:
+            hidden = pipeline.encode_prompts([text])[0]
+            found[text] = pipeline.bound_terms(latents, hidden, bank).mean().item()
+        return found[text]
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    )
+    study.enqueue_trial({str(place): token for place, token in enumerate(ids.tolist())})
+    study.optimize(bound, trials)
+    return Ranking(sorted(found, key=found.__getitem__, reverse=True), draws * len(found))

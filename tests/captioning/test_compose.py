@@ -1,0 +1,50 @@
+import pytest
+from PIL import Image
+
+from invcap.captioning.compose import compositions, differences
+
+
+def parts(here: str, there: str) -> set[tuple[str, str]]:
+    """What is replaced by what."""
+    words = here.split()
+    return {
+        (" ".join(words[start:end]), " ".join(part))
+        for (start, end), part in differences(words, there.split())
+    }
+
+
+def test_stretches_are_replaced_whole_together_and_word_by_word():
+    assert parts("a red star", "a red star") == set()
+    assert parts("a star on the left", "a star in the top corner") == {
+        ("on", "in"),
+        ("left", "top corner"),
+        ("on the left", "in the top corner"),
+    }
+    assert parts("a large red star", "a small blue star") == {
+        ("large red", "small blue"),
+        ("large", "small"),
+        ("red", "blue"),
+    }
+
+
+def test_parts_are_put_in_one_at_a_time():
+    found = list(compositions(["a red star on a dark field"], ["a blue star on a dark sky"]))
+    assert found == ["a blue star on a dark field", "a red star on a dark sky"]
+
+
+def test_what_is_composed_is_as_near_as_the_bank_or_nearer(captioner, pairs):
+    images = [Image.fromarray(pixels) for pixels in pairs.pixels[:3]]
+    composed, known = captioner.compose(images, 5, near=8), captioner.caption(images, 5)
+    for ours, theirs in zip(composed, known, strict=True):
+        assert len(ours) == 5 and len({caption.text for caption in ours}) == 5
+        assert all(a.score >= b.score - 1e-4 for a, b in zip(ours, theirs, strict=True))
+    assert {c.text for found in composed for c in found} - set(captioner.bank)
+
+
+def test_a_sentence_the_bank_lacks_is_composed_of_those_it_has(captioner, pairs):
+    sentence, here = "a small red star", captioner.sentences.encode(["a small red star"])
+    captioner.embed = lambda images: captioner.embeddings(here)
+    captioner.set_bank(["a large red star", "a small blue star", "a small red ring"])
+    (found,) = captioner.compose([None], near=3)
+    assert found[0].text == sentence
+    assert found[0].score == pytest.approx(0.0, abs=1e-4)

@@ -1,0 +1,123 @@
+import pytest
+import torch
+
+from invcap.prompt_inversion import (
+    InversionSettings,
+    PromptInversionPipeline,
+    few_steps,
+    save_prompt_embeds,
+)
+from invcap.prompt_inversion.amortised import AmortisedStart
+from invcap.prompt_inversion.bank import draw_bank
+from invcap.prompt_inversion.meta import MetaSettings, reptile
+from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
+
+STILL = InversionSettings(steps=0, held_out=4)
+PROMPTS = ["a red square", "a green circle", "a room", "a green square"]
+
+
+@pytest.fixture
+def learned(pipeline, tmp_path):
+    torch.manual_seed(0)
+    hidden = pipeline.encode_prompts(PROMPTS)
+    latents = torch.randn(len(PROMPTS), 4, 8, 8)
+    start = AmortisedStart.of(latents, hidden, codes=3, depth=2)
+    for layer in start.network.layers:
+        torch.nn.init.normal_(layer.lu, std=0.01)
+    start.save(tmp_path / "amortised.safetensors", pipeline)
+    save_prompt_embeds(tmp_path / "meta.safetensors", hidden.mean(0), pipeline)
+    return start, hidden, latents
+
+
+def test_the_basis_spans_what_captions_differ_in(learned):
+    start, hidden, _ = learned
+    with torch.no_grad():
+        codes = start.code_of(hidden)
+        back = start.mean + torch.einsum("pk,knd->pnd", codes, start.basis)
+    # Four captions differ in three directions.
+    torch.testing.assert_close(back, hidden, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(start.mean.detach(), hidden.mean(0))
+
+
+def test_an_amortised_start_is_read_back_in_half_precision(learned, pipeline, tmp_path):
+    start, _, latents = learned
+    loaded = AmortisedStart.load(tmp_path / "amortised.safetensors", pipeline)
+    torch.testing.assert_close(loaded(latents), start(latents).detach(), rtol=1e-2, atol=1e-2)
+
+
+def test_each_start_is_where_an_inversion_begins(learned, pipeline, pictures, tmp_path):
+    latents = pipeline.encode_images(pictures)
+    amortised = AmortisedStart.load(tmp_path / "amortised.safetensors", pipeline)(latents)
+    meta = learned[1].mean(0).expand(len(pictures), -1, -1)
+    given = torch.randn_like(amortised)
+    for start, expected in (("amortised", amortised), ("meta", meta), (given, given)):
+        found = pipeline.invert(pictures, start, STILL, starts=tmp_path)
+        torch.testing.assert_close(found.prompt_embeds, expected, rtol=1e-5, atol=1e-5)
+    one = pipeline.invert(pictures, given[0], STILL).prompt_embeds
+    assert torch.equal(one, given[:1].expand_as(one))
+
+
+def test_near_starts_take_few_steps_by_default(learned, pipeline, pictures, tmp_path):
+    found = pipeline.invert(pictures[:1], "amortised", starts=tmp_path)
+    few = few_steps(pipeline.schedule)
+    assert found.unet_evaluations[0] == few.steps * few.draws + 4 * few.held_out
+
+
+def test_starts_that_cannot_be_used_are_named(learned, pipeline, other_folder, pictures, tmp_path):
+    with pytest.raises(ValueError, match=r"amortised\.safetensors: no such file; python/train"):
+        pipeline.invert(pictures, "amortised", STILL, starts=tmp_path / "none")
+    with pytest.raises(ValueError, match="start 'caption' needs a captioner, got none"):
+        pipeline.invert(pictures, "caption", STILL)
+    with pytest.raises(ValueError, match=r"start must be hidden states of shape \(77, 16\) or"):
+        pipeline.invert(pictures, torch.zeros(77, 15), STILL)
+    with pytest.raises(ValueError, match="start must be sentences over 'tokens', got hidden"):
+        pipeline.invert(pictures, "meta", STILL, over="tokens", starts=tmp_path)
+    with pytest.raises(ValueError, match=r"expected latents of shape \(4, 8, 8\), got \(4, 4, 4\)"):
+        pipeline.invert(pictures, "amortised", STILL, starts=tmp_path, size=(8, 8))
+    with pytest.raises(ValueError, match="the start is for another model: the weights differ"):
+        other = PromptInversionPipeline.from_pretrained(other_folder)
+        other.invert(pictures, "amortised", STILL, starts=tmp_path)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    save_prompt_embeds(broken / "amortised.safetensors", torch.zeros(77, 16), pipeline)
+    with pytest.raises(ValueError, match="not an amortised start"):
+        pipeline.invert(pictures, "amortised", STILL, starts=broken)
+
+
+def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
+    torch.manual_seed(0)
+    latents = 0.1 * torch.randn(8, 4, 8, 8)
+    hidden = pipeline.encode_prompts(PROMPTS * 2) + 0.01 * torch.randn(8, 77, 16)
+    losses = []
+    settings = AmortisedSettings(caption_steps=30, steps=60, batch_size=16, mean_rate=0.05)
+    start = AmortisedStart.of(latents, hidden, codes=4)
+    assert len(start.basis) == 4
+    trained = train_amortised(
+        pipeline, latents, hidden, settings, tmp_path, lambda step, loss: losses.append(loss)
+    )
+    assert losses[29] < 0.5 * losses[0]
+    assert sum(losses[-20:]) < sum(losses[30:50])
+    again = train_amortised(pipeline, latents, hidden, settings, tmp_path)
+    assert torch.equal(trained.basis, again.basis)
+
+
+def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipeline):
+    latents = 0.1 * torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    begin = pipeline.encode_prompts(["a room"])[0]
+    inner = InversionSettings(steps=4, draws=2, bank=8, held_out=4, learning_rate=0.05)
+    settings = MetaSettings(rounds=6, pictures=3, inner=inner)
+    kept = {}
+    end = reptile(pipeline, latents, begin, settings, 0, lambda done, s: kept.update({done: s}))
+    assert list(kept) == [1, 2, 3, 4, 5, 6]
+    assert torch.equal(reptile(pipeline, latents, kept[3], settings, 3), end)
+    bounds = [
+        pipeline.bound_terms(clean, states, draw_bank(pipeline.schedule, 64, clean.shape, seeded()))
+        for states in (begin, end)
+        for clean in latents
+    ]
+    before, after = torch.stack(bounds).mean(1).view(2, -1).mean(1)
+    assert after > before
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
