@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.captioning.run import DataSettings, load_split
+from invcap.captioning.run import DataSettings, Split, load_split
 from invcap.files import read_tensors, write_tensors
 from invcap.prompt_inversion import PromptInversionPipeline
 from invcap.prompt_inversion.embeddings import save_prompt_embeds
@@ -70,7 +70,7 @@ def main(
     save_prompt_embeds(output / "meta.safetensors", start, pipeline)
 
 
-def _latents(pipeline: PromptInversionPipeline, split: object, path: Path) -> Tensor:
+def _latents(pipeline: PromptInversionPipeline, split: Split, path: Path) -> Tensor:
     """The training pictures' latents, (N, C, h, w), kept at `path`."""
     if not path.exists():
         latents = [

@@ -87,5 +87,5 @@ def test_without_a_captioner_the_words_are_the_start_or_the_nearest_tokens(pipel
     read = pipeline.invert(pictures, "a red square", settings, "token_vectors", words=True)
     nearest = read_tokens(pipeline, read.token_vectors)
     assert all(p in ("a red square", n) for p, n in zip(read.prompts, nearest, strict=True))
-    with pytest.raises(ValueError, match="words need candidates"):
+    with pytest.raises(ValueError, match="words need a captioner or a start that is a sentence"):
         pipeline.invert(pictures, torch.zeros(77, 16), STILL, words=True)

@@ -307,9 +307,9 @@ class PromptInversionPipeline(DiffusionPipeline):
         said = None
         if captioner is not None and (words or start == "caption"):
             said = [[c.text for c in found] for found in captioner.compose(images, CANDIDATES)]
-        if words and said is None and isinstance(start, Tensor) and over == "hidden_states":
-            raise ValueError("words need candidates: a captioner, a sentence or tokens; got none")
         begun = start_of(self, start, latents, said and [best[0] for best in said], starts)
+        if words and said is None and isinstance(begun, Tensor):
+            raise ValueError("words need a captioner or a start that is a sentence, got neither")
         vectors, hidden_of = parametrise(self, begun, over)
         inversion = Inversion(self, latents, vectors, seeds, hidden_of, settings)
         identity = {
@@ -317,6 +317,7 @@ class PromptInversionPipeline(DiffusionPipeline):
             "seeds": str(seeds),
             "pictures": digest(latents),
             "start": digest(vectors),
+            "over": over,
             "model": json.dumps(signature(self.unet)),
         }
         path = Path(checkpoint) if checkpoint is not None else None
