@@ -25,6 +25,7 @@ SETTINGS = run.RunSettings(
     batch_size=2,
 )
 BATCHES = 3
+LAUNCHED = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 class KilledError(Exception):
@@ -323,7 +324,7 @@ def launch(*command: object) -> subprocess.CompletedProcess:
     launcher += ["--num_processes", "2", "--main_process_port", "0", "-m", "invcap.cli"]
     return subprocess.run(
         [*launcher, *map(str, command)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | LAUNCHED,
         capture_output=True,
         text=True,
         timeout=240,
