@@ -223,7 +223,7 @@ METHODS: dict[str, tuple[Method, int]] = {
     "meta": (near("meta", 0), FEWER),
     "meta, 12 steps": (inverted("meta", META), FEWER),
     "caption": (near("caption", 0), FEWER),
-    "caption, 12 steps": (near("caption", 12), COUNT),
+    "caption, 12 steps": (near("caption", 12), FEWER),
     "amortised": (near("amortised", 0), COUNT),
     "amortised, 12 steps": (near("amortised", 12), COUNT),
     "amortised, 20 steps": (near("amortised", 20), COUNT),
