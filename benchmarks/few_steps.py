@@ -5,8 +5,7 @@
 200 pictures whose combination of factors was in no training set of anything: not tiny-sd's, not
 the learned starts', not the captioner's, nor in the captions that it chooses from. Each method runs
 in a process of its own, on chunks of pictures that are kept, so that a killed run goes on;
-`--method` runs one alone. Some see the first 25 pictures only, to save time. The results, table and
-plot are written from what is there.
+`--method` runs one alone. Some see the first 25 pictures only, to save time.
 
 Bounds are in nats per latent number, on a bank that no method sees. Pictures are regenerated from
 each embedding without guidance, from each sentence with a guidance of 2, and judged by the nearest
@@ -22,7 +21,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -33,6 +32,7 @@ import torch
 import typer
 from matplotlib.figure import Figure
 from paper_loop import paper_loop
+from search_tokens import search_tokens
 from torch import Tensor
 from tqdm import tqdm
 
@@ -43,7 +43,7 @@ from invcap.files import read_tensors, write_json, write_tensors, write_text
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, few_steps
 from invcap.prompt_inversion.bank import draw_bank, standard_error
 from invcap.prompt_inversion.report import write_figure
-from invcap.prompt_inversion.words import rank, read_tokens, search_tokens
+from invcap.prompt_inversion.words import rank, read_tokens
 from invcap.tiny_sd.evaluate import accuracies
 
 COUNT, CHUNK, FEWER = 200, 25, 25
@@ -236,17 +236,29 @@ METHODS: dict[str, tuple[Method, int]] = {
 }
 
 
-def chunks(pipeline: PromptInversionPipeline, captioner: InvertibleCaptioner) -> Iterator[Problem]:
-    """The 200 pictures, 25 at a time; an error if the captioner has seen one of them."""
+def chosen_scenes() -> list[Scene]:
+    """What the 200 pictures show."""
     every = list(scenes())
     _, held_out = split_by_group(load_shapes(), 0.1, seed=0)
-    chosen = [every[index] for index in Random(2).sample(held_out, COUNT)]
+    return [every[index] for index in Random(2).sample(held_out, COUNT)]
+
+
+def run_method(name: str, folder: Path, work: Path) -> None:
+    """Runs a method on its pictures, 25 at a time; an error if the captioner has seen one."""
+    if name not in METHODS:
+        raise typer.BadParameter(f"expected one of {', '.join(METHODS)}, got {name}")
+    pipeline = PromptInversionPipeline.from_pretrained()
+    pipeline.set_progress_bar_config(disable=True)
+    captioner, chosen = InvertibleCaptioner.from_pretrained(folder), chosen_scenes()
     seen = {scene.caption() for scene in chosen} & set(captioner.bank)
     if seen:
         raise ValueError(f"the captioner must not have seen these, but has {len(seen)}: {seen}")
-    for first in range(0, COUNT, CHUNK):
+    method, count = METHODS[name]
+    for first in tqdm(range(0, count, CHUNK), desc=name):
+        path = _paths(work, name)[first // CHUNK]
         seeds = list(range(first, first + CHUNK))
-        yield Problem(pipeline, captioner, [chosen[seed] for seed in seeds], seeds)
+        if not path.exists():
+            run_chunk(Problem(pipeline, captioner, [chosen[i] for i in seeds], seeds), method, path)
 
 
 def run_chunk(problem: Problem, method: Method, path: Path) -> None:
@@ -382,31 +394,20 @@ def main(
     method: Annotated[str | None, typer.Option(help="Run this one alone.")] = None,
     work: Annotated[Path, typer.Option(help="Folder for what is found.")] = Path("runs/few_steps"),
 ) -> None:
-    """Runs the methods and sums up those that are done."""
-    if method is None:
-        for name in METHODS:
-            subprocess.run([sys.executable, *sys.argv, "--method", name], check=True)
+    """Runs the methods that are not done, then sums up all; or one method alone."""
+    if method is not None:
+        run_method(method, captioner, work)
         return
-    if method not in METHODS:
-        raise typer.BadParameter(f"expected one of {', '.join(METHODS)}, got {method}")
-    pipeline = PromptInversionPipeline.from_pretrained()
-    pipeline.set_progress_bar_config(disable=True)
-    problems = list(chunks(pipeline, InvertibleCaptioner.from_pretrained(captioner)))
-    paths = _paths(work, method)
-    for problem, path in tqdm(list(zip(problems, paths, strict=False)), desc=method):
-        if not path.exists():
-            run_chunk(problem, METHODS[method][0], path)
-    done = [name for name in METHODS if all(path.exists() for path in _paths(work, name))]
-    results = summary(work, done, [scene for problem in problems for scene in problem.scenes])
+    for name in METHODS:
+        if not all(path.exists() for path in _paths(work, name)):
+            subprocess.run([sys.executable, *sys.argv, "--method", name], check=True)
+    results = summary(work, list(METHODS), chosen_scenes())
     write_text(output / "table.md", table(results))
-    if "paper's loop" in results:
-        write_json(output / "reach.json", reach(results))
-        write_figure(output / "curves.png", curves(results))
-    kept = {
-        name: {key: value for key, value in result.items() if key not in ("at", "held_out")}
-        for name, result in results.items()
-    }
-    write_json(output / "results.json", kept)
+    write_json(output / "reach.json", reach(results))
+    write_figure(output / "curves.png", curves(results))
+    for result in results.values():
+        del result["at"], result["held_out"]
+    write_json(output / "results.json", results)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from invcap.captioning.run import DataSettings, Split, load_split
 from invcap.files import read_tensors, write_tensors
+from invcap.fit import shown
 from invcap.prompt_inversion import PromptInversionPipeline
 from invcap.prompt_inversion.embeddings import save_prompt_embeds
 from invcap.prompt_inversion.meta import MetaSettings, reptile
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
-from train_tiny_sd import shown
 
 logger = logging.getLogger("starts")
 PROMPTS_AT_ONCE = 256

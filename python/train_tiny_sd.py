@@ -7,10 +7,7 @@ was killed goes on where it was when the command is given again.
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -21,14 +18,13 @@ from invcap.captioning.run import DataSettings, load_split
 from invcap.data.shapes import WORDINGS, scenes
 from invcap.encoders import fingerprint
 from invcap.files import write_json
-from invcap.fit import FitSettings
+from invcap.fit import FitSettings, shown
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
 from invcap.tiny_sd.train import train_denoiser, train_text_encoder, train_vae
 
 logger = logging.getLogger("tiny_sd")
-LOGGED_EVERY = 100
 
 
 def main(
@@ -87,20 +83,6 @@ def main(
         found[f"guidance {guidance}"] = accuracies(drawn, held_out[:judged], split.pixels, every)
         logger.info("guidance %s: %s", guidance, found[f"guidance {guidance}"])
     write_json(output / "accuracies.json", found)
-
-
-def shown(bar: tqdm) -> Callable[[int, float], None]:
-    """Shows steps and the mean of the last losses on a bar, and logs them now and then."""
-    losses: deque[float] = deque(maxlen=LOGGED_EVERY)
-
-    def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        bar.update(step - bar.n)
-        bar.set_postfix(loss=f"{fmean(losses):.4f}", refresh=False)
-        if step % LOGGED_EVERY == 0:
-            logger.info("%s: step %d, loss %.4f", bar.desc, step, fmean(losses))
-
-    return on_step
 
 
 if __name__ == "__main__":

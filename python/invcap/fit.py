@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from invcap.captioning.checkpoint import Progress, load_checkpoint, save_checkpoint
 from invcap.muon import Muon
+
+logger = logging.getLogger(__name__)
+LOGGED_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,20 @@ def fit(
             saved = time.monotonic()
     module.eval()
     return average
+
+
+def shown(bar: tqdm) -> Callable[[int, float], None]:
+    """Shows steps and the mean of the last losses on a bar, and logs them now and then."""
+    losses: deque[float] = deque(maxlen=LOGGED_EVERY)
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        bar.update(step - bar.n)
+        bar.set_postfix(loss=f"{fmean(losses):.4f}", refresh=False)
+        if step % LOGGED_EVERY == 0:
+            logger.info("%s: step %d, loss %.4f", bar.desc, step, fmean(losses))
+
+    return on_step
 
 
 def read_average(module: nn.Module, path: Path, identity: dict[str, str]) -> int:

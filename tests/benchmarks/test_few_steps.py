@@ -27,7 +27,7 @@ class Captioner:
 
 @pytest.fixture(scope="module")
 def few(scripts):
-    few = scripts("paper_loop", "few_steps")
+    few = scripts("paper_loop", "search_tokens", "few_steps")
     few.COUNT = few.CHUNK = len(SCENES)
     few.PAPER_STEPS = 20
     return few

@@ -39,6 +39,19 @@ def test_the_basis_spans_what_captions_differ_in(learned):
     torch.testing.assert_close(start.mean.detach(), hidden.mean(0))
 
 
+def test_an_amortised_start_is_its_formula(learned):
+    start, hidden, latents = learned
+    x = (latents - latents.mean(0)) / latents.std(0)
+    code = start.network(x.flatten(1))[:, :3]
+    expected = hidden.mean(0).expand(len(x), -1, -1).clone()
+    for picture in range(len(x)):
+        for k in range(3):
+            expected[picture] += code[picture, k] * start.basis[k]
+    torch.testing.assert_close(start(latents), expected, rtol=1e-4, atol=1e-4)
+    # Of a size that the tolerance would see missing.
+    assert (expected - hidden.mean(0)).flatten(1).abs().amax(1).min() > 0.05
+
+
 def test_an_amortised_start_is_read_back_in_half_precision(learned, pipeline, tmp_path):
     start, _, latents = learned
     loaded = AmortisedStart.load(tmp_path / "amortised.safetensors", pipeline)

@@ -167,6 +167,7 @@ def begin(
         remove_unfinished([output / CHECKPOINTS, *(output / source.folder for source in sources)])
     else:
         latents = pipeline.encode_images(sources[0].path, settings.size)
+        # The captioner has not spoken yet: any sentence stands for what it will say.
         said = None if settings.captioner is None else ["a picture"]
         for start in start_of(pipeline, settings.start, latents, said, settings.starts):
             if isinstance(start, str):
