@@ -69,6 +69,8 @@ def lu_leaky(
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1.
     """
+    if not torch.is_grad_enabled():
+        return _alone(x, lu, bias, diagonal, negative_slope, inverse=False)
     return torch.ops.invcap.lu_leaky(x, lu, bias, diagonal, negative_slope)[0]
 
 
@@ -89,7 +91,23 @@ def lu_leaky_inverse(
     Returns:
         x: (..., n).
     """
+    if not torch.is_grad_enabled():
+        return _alone(y, lu, bias, diagonal, negative_slope, inverse=True)
     return torch.ops.invcap.lu_leaky_inverse(y, lu, bias, diagonal, negative_slope)[0]
+
+
+def _alone(
+    rows: Tensor,
+    lu: Tensor,
+    bias: Tensor | None,
+    diagonal: float,
+    negative_slope: float,
+    inverse: bool,
+) -> Tensor:
+    """Either direction without h, which only a backward pass needs."""
+    return torch.ops.invcap.lu_leaky_network(
+        rows, [lu], [bias], [diagonal], [negative_slope], inverse
+    )
 
 
 def _check_like_lu(name: str, tensor: Tensor, lu: Tensor, fits: bool, shape: str) -> None:

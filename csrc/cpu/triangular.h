@@ -1,43 +1,48 @@
-// Products and solves with one triangular matrix, by blocks of columns, on ATen's matrix products.
+// Products and solves with one triangular matrix t, on tiles of rows that stand as columns.
 //
-// Column block J of x t needs, beside x's own J, only the blocks K that t's triangle couples to it:
+// A tile is (n, width): then t, as it lies in `lu`, is the left operand of every product, and
+// nothing of it is packed. Block row I of t b needs, beside b's own rows I, those rows J that the
+// triangle couples to them, J < I (lower) or J > I (upper):
 //
-//     (x t)[:, J] = sum over K of x[:, K] t[K, J] + x[:, J] t[J, J]      K > J (lower), K < J
-//     (upper)
+//     (t b)[I] = t[I, I] b[I] + sum over J of t[I, J] b[J]
 //
-// A solve is the same sum with the K that are already solved moved to the other side and t[J, J]
-// inverted beforehand, so that it, too, is nothing but matrix products. Rows are independent: a
-// caller may hand tiles of rows to as many threads as it likes.
+// A solve is the same with the J that are already solved moved to the other side and t[I, I]
+// inverted beforehand, so that it, too, is nothing but matrix products.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <vector>
+#include "cpu/product.h"
 
 namespace invcap::cpu {
 
+// Columns of a tile, at most: more of them fit into no cache together with what they meet.
+constexpr int64_t kMostColumns = 32;
+
 enum class Triangle { lower, upper };
 
-// A triangular matrix made ready for `multiply` or, with its diagonal blocks inverted, for `solve`.
-struct BlockTriangular {
-  struct Block {
-    int64_t begin, end;
-    at::Tensor diagonal;  // (end - begin, end - begin), dense
-  };
-  at::Tensor t;
+// The strict `triangle` of a matrix, with a constant diagonal; `blocks`: its blocks on the
+// diagonal, (count, kBlock, kBlock), dense, or minus their inverses.
+template <class T>
+struct Triangular {
+  View<const T> matrix;
+  int64_t n;
   Triangle triangle;
-  std::vector<Block> blocks;
+  at::Tensor blocks;
 };
 
-// t: (n, n) with any strides, so that a transposed view costs nothing; only its strict `triangle`
-// is read, and its diagonal counts as the constant `diagonal`.
-BlockTriangular factor(const at::Tensor& t, Triangle triangle, double diagonal);
-BlockTriangular inverted_factor(const at::Tensor& t, Triangle triangle, double diagonal);
+// For `multiply`, and for `solve`. matrix: (n, n), contiguous.
+template <class T>
+Triangular<T> factor(const at::Tensor& matrix, Triangle triangle, double diagonal);
+template <class T>
+Triangular<T> inverted_factor(const at::Tensor& matrix, Triangle triangle, double diagonal);
 
-// out = x t. x, out: (rows, n), not the same. Cost: rows n^2 flops, half of a dense product.
-void multiply(const at::Tensor& x, const BlockTriangular& factor, const at::Tensor& out);
+// out = t b. b, out: (n, width), not the same. Cost: n^2 width flops, half of a dense product.
+template <class T>
+void multiply(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width);
 
-// out = y t^-1 with an inverted factor. y, out: (rows, n), not the same. Cost: as multiply.
-void solve(const at::Tensor& y, const BlockTriangular& inverted, const at::Tensor& out);
+// out = -t^-1 b with an inverted factor: minus, so that its products are added. Cost: as multiply.
+template <class T>
+void solve(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width);
 
 }  // namespace invcap::cpu

@@ -1,0 +1,28 @@
+// Products of row-major matrices, by the micro-kernels of oneDNN that torch exports or, where there
+// are none, by ATen. The only file that multiplies matrices.
+#pragma once
+
+#include <cstdint>
+
+namespace invcap::cpu {
+
+// A row-major matrix in someone else's memory.
+template <class T>
+struct View {
+  T* data;
+  int64_t stride;
+
+  View at(int64_t row, int64_t column = 0) const { return {data + row * stride + column, stride}; }
+  T* row(int64_t index) const { return data + index * stride; }
+  operator View<const T>() const { return {data, stride}; }
+};
+
+// out = a b or, with `add`, out += a b; a: (rows, inner), b: (inner, columns), out: (rows,
+// columns). Calls may come from many threads. Fast for a's rows anywhere, and for b's rows next to
+// each other or an odd number of cache lines apart.
+void product(int64_t rows, int64_t columns, int64_t inner, View<const float> a, View<const float> b,
+             View<float> out, bool add);
+void product(int64_t rows, int64_t columns, int64_t inner, View<const double> a,
+             View<const double> b, View<double> out, bool add);
+
+}  // namespace invcap::cpu
