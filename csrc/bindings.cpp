@@ -1,8 +1,10 @@
-// invcap_ext._C: checks arguments, flattens leading dimensions to rows and picks the back end.
+// invcap_ext._C and the operators torch.ops.invcap: they check arguments, flatten leading
+// dimensions to rows and pick the back end.
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
+#include <torch/library.h>
 
 #include <array>
 #include <cmath>
@@ -130,9 +132,9 @@ Triple backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y
   return {input_grad.view(x.sizes()), glu, gb};
 }
 
-at::Tensor lu_leaky_network(const at::Tensor& input, const std::vector<at::Tensor>& lu,
-                            const std::vector<Optional>& bias, const std::vector<double>& diagonals,
-                            const std::vector<double>& negative_slopes, bool inverse) {
+at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu,
+                            const c10::List<Optional>& bias, at::ArrayRef<double> diagonals,
+                            at::ArrayRef<double> negative_slopes, bool inverse) {
   const size_t depth = lu.size();
   TORCH_CHECK_VALUE(depth > 0 && bias.size() == depth && diagonals.size() == depth &&
                         negative_slopes.size() == depth,
@@ -143,7 +145,9 @@ at::Tensor lu_leaky_network(const at::Tensor& input, const std::vector<at::Tenso
     check_arguments(inverse ? "y" : "x", input, lu[i], bias[i], diagonals[i], negative_slopes[i]);
   }
   const auto back_end = lu[0].is_cuda() ? gpu::lu_leaky_network : cpu::lu_leaky_network;
-  return back_end(rows(input), lu, bias, diagonals, negative_slopes, inverse).view(input.sizes());
+  return back_end(rows(input), lu.vec(), bias.vec(), diagonals.vec(), negative_slopes.vec(),
+                  inverse)
+      .view(input.sizes());
 }
 
 // weight (pictures,) |predicted - noise|^2 of each picture, and its gradient by predicted
@@ -183,21 +187,42 @@ py::dict build_info() {
 
 }  // namespace
 
+// The Python packages add fake kernels, autocast and second derivatives; `autograd.cpp` the first.
+TORCH_LIBRARY(invcap, library) {
+  const auto forward = [](const std::string& rows) {
+    return "(Tensor " + rows +
+           ", Tensor lu, Tensor? bias, float diagonal, float negative_slope) -> (Tensor, Tensor)";
+  };
+  const std::string backward =
+      "(Tensor grad, Tensor x, Tensor y, Tensor h, Tensor lu, float diagonal, "
+      "float negative_slope) -> (Tensor, Tensor, Tensor)";
+  library.def(("lu_leaky" + forward("x")).c_str());
+  library.def(("lu_leaky_inverse" + forward("y")).c_str());
+  library.def(("lu_leaky_backward" + backward).c_str());
+  library.def(("lu_leaky_inverse_backward" + backward).c_str());
+  library.def(
+      "lu_leaky_network(Tensor rows, Tensor[] lu, Tensor?[] bias, float[] diagonals, "
+      "float[] negative_slopes, bool inverse) -> Tensor");
+  library.def(
+      "weighted_squared_error(Tensor predicted, Tensor noise, Tensor weight) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(invcap, CompositeExplicitAutograd, library) {
+  library.impl("lu_leaky", &lu_leaky);
+  library.impl("lu_leaky_inverse", &lu_leaky_inverse);
+  library.impl("lu_leaky_backward", &backward<cpu::lu_leaky_backward, gpu::lu_leaky_backward>);
+  library.impl("lu_leaky_inverse_backward",
+               &backward<cpu::lu_leaky_inverse_backward, gpu::lu_leaky_inverse_backward>);
+  library.impl("lu_leaky_network", &lu_leaky_network);
+  library.impl("weighted_squared_error", &weighted_squared_error);
+}
+
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::register_local_exception_translator([](std::exception_ptr error) {
     if (error) torch::translate_exception_to_python(error);
   });
   module.def("build_info", &build_info);
-  const py::call_guard<py::gil_scoped_release> no_gil;
   module.def("check_settings", &check_settings);
-  module.def("lu_leaky", &lu_leaky, no_gil);
-  module.def("lu_leaky_inverse", &lu_leaky_inverse, no_gil);
-  module.def("lu_leaky_backward", &backward<cpu::lu_leaky_backward, gpu::lu_leaky_backward>,
-             no_gil);
-  module.def("lu_leaky_inverse_backward",
-             &backward<cpu::lu_leaky_inverse_backward, gpu::lu_leaky_inverse_backward>, no_gil);
-  module.def("lu_leaky_network", &lu_leaky_network, no_gil);
-  module.def("weighted_squared_error", &weighted_squared_error, no_gil);
 }
 
 }  // namespace invcap

@@ -1,6 +1,6 @@
 """The layer y = leaky_relu(L U x + b) and its inverse as differentiable operators.
 
-Each operator stands here with its fake kernel and its derivative; the arithmetic is in `csrc/`.
+The operators and their first derivatives are in `csrc/`; fake kernels and second derivatives here.
 Rows are the last dimension, so that h = U x reads h = x U^T. Notation, as everywhere here:
 
     h = x U^T        z = h L^T + b        y = z where z >= 0, else s z
@@ -9,32 +9,8 @@ Rows are the last dimension, so that h = U x reads h = x U^T. Notation, as every
 import torch
 from torch import Tensor
 
-from invcap_ext import _C
+from invcap_ext import _C  # noqa: F401  its import defines the operators
 
-library = torch.library.Library("invcap", "DEF")
-BACKWARD_SCHEMA = (
-    "(Tensor grad, Tensor x, Tensor y, Tensor h, Tensor lu, float diagonal, float negative_slope)"
-    " -> (Tensor, Tensor, Tensor)"
-)
-FORWARD_SCHEMA = (
-    "(Tensor {}, Tensor lu, Tensor? bias, float diagonal, float negative_slope) -> (Tensor, Tensor)"
-)
-library.define("lu_leaky" + FORWARD_SCHEMA.format("x"))
-library.define("lu_leaky_inverse" + FORWARD_SCHEMA.format("y"))
-library.define("lu_leaky_backward" + BACKWARD_SCHEMA)
-library.define("lu_leaky_inverse_backward" + BACKWARD_SCHEMA)
-library.define(
-    "lu_leaky_network(Tensor rows, Tensor[] lu, Tensor?[] bias, float[] diagonals, "
-    "float[] negative_slopes, bool inverse) -> Tensor"
-)
-for name in (
-    "lu_leaky",
-    "lu_leaky_inverse",
-    "lu_leaky_network",
-    "lu_leaky_backward",
-    "lu_leaky_inverse_backward",
-):
-    library.impl(name, getattr(_C, name), "CompositeExplicitAutograd")
 for name in ("lu_leaky", "lu_leaky_inverse", "lu_leaky_network"):
     for device in ("cpu", "cuda"):
         torch.library.register_autocast(f"invcap::{name}", device, torch.float32)
@@ -185,34 +161,6 @@ def _backward_fake(
     return grad.new_empty(grad.shape), lu.new_empty(lu.shape), lu.new_empty(lu.shape[:1])
 
 
-def _lu_leaky_setup(ctx, inputs, output) -> None:
-    x, lu, _, ctx.diagonal, ctx.negative_slope = inputs
-    y, h = output
-    ctx.mark_non_differentiable(h)
-    ctx.save_for_backward(x, y, h, lu)
-
-
-def _lu_leaky_backward(ctx, gy: Tensor, _: Tensor):
-    gx, glu, gb = torch.ops.invcap.lu_leaky_backward(
-        gy, *ctx.saved_tensors, ctx.diagonal, ctx.negative_slope
-    )
-    return gx, glu, gb if ctx.needs_input_grad[2] else None, None, None
-
-
-def _lu_leaky_inverse_setup(ctx, inputs, output) -> None:
-    y, lu, _, ctx.diagonal, ctx.negative_slope = inputs
-    x, h = output
-    ctx.mark_non_differentiable(h)
-    ctx.save_for_backward(x, y, h, lu)
-
-
-def _lu_leaky_inverse_backward(ctx, gx: Tensor, _: Tensor):
-    gy, glu, gb = torch.ops.invcap.lu_leaky_inverse_backward(
-        gx, *ctx.saved_tensors, ctx.diagonal, ctx.negative_slope
-    )
-    return gy, glu, gb if ctx.needs_input_grad[2] else None, None, None
-
-
 def _backward_setup(ctx, inputs, output) -> None:
     grad, x, y, _, lu, ctx.diagonal, ctx.negative_slope = inputs
     ctx.save_for_backward(grad, x, y, lu)
@@ -288,10 +236,8 @@ def _lu_leaky_inverse_double_backward(ctx, vy: Tensor, vlu: Tensor, vb: Tensor):
     return _double_backward_result(grad_gx, grad_x, grad_lu, dtype, shape)
 
 
-for name, formula, setup in (
-    ("lu_leaky", _lu_leaky_backward, _lu_leaky_setup),
-    ("lu_leaky_inverse", _lu_leaky_inverse_backward, _lu_leaky_inverse_setup),
-    ("lu_leaky_backward", _lu_leaky_double_backward, _backward_setup),
-    ("lu_leaky_inverse_backward", _lu_leaky_inverse_double_backward, _backward_setup),
+for name, formula in (
+    ("lu_leaky_backward", _lu_leaky_double_backward),
+    ("lu_leaky_inverse_backward", _lu_leaky_inverse_double_backward),
 ):
-    torch.library.register_autograd(f"invcap::{name}", formula, setup_context=setup)
+    torch.library.register_autograd(f"invcap::{name}", formula, setup_context=_backward_setup)

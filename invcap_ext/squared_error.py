@@ -3,14 +3,6 @@
 import torch
 from torch import Tensor
 
-from invcap_ext import _C
-from invcap_ext.functional import library
-
-library.define(
-    "weighted_squared_error(Tensor predicted, Tensor noise, Tensor weight) -> (Tensor, Tensor)"
-)
-library.impl("weighted_squared_error", _C.weighted_squared_error, "CompositeExplicitAutograd")
-
 
 def weighted_squared_error(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
     """Computes weight |predicted - noise|^2 of each picture, differentiable once by predicted.

@@ -2,83 +2,97 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <vector>
 
+#include "cpu/layer.h"
 #include "cpu/tile.h"
-#include "cpu/triangular.h"
-#include "cpu/weight_gradient.h"
 
 namespace invcap::cpu {
 namespace {
 
-// The accumulation type of a row: its own, or float32 for float16 and bfloat16.
-at::Tensor wide(const at::Tensor& a) {
-  return at::isReducedFloatingType(a.scalar_type()) ? a.to(at::kFloat) : a;
-}
-
-template <class T>
-View<const T> read(const at::Tensor& a) {
-  return {a.const_data_ptr<T>(), a.size(1)};
-}
-
-template <class T>
-View<T> write(const at::Tensor& a) {
-  return {a.mutable_data_ptr<T>(), a.size(1)};
-}
-
-// Computed for all elements and then chosen, as vectors can.
-template <class T>
-T leaky(T value, T slope, T sign) {
-  const T scaled = slope * value;
-  return sign < 0 ? scaled : value;
-}
-
-constexpr auto kAsItIs = [](auto value, int64_t, int64_t) { return value; };
-
-// A layer made ready for one direction.
+// A layer in the accumulation type. `slope`: of the direction that is run.
 template <class T>
 struct Layer {
   at::Tensor lu, bias;
-  Triangular<T> lower, upper;
+  double diagonal;
   T slope;
 
   Layer(const at::Tensor& packed, const std::optional<at::Tensor>& b, double diagonal,
         double negative_slope, bool inverse)
       : lu(wide(packed).contiguous()),
         bias(b ? wide(*b).contiguous() : at::zeros({packed.size(0)}, lu.options())),
-        lower((inverse ? inverted_factor<T> : factor<T>)(lu, Triangle::lower, diagonal)),
-        upper((inverse ? inverted_factor<T> : factor<T>)(lu, Triangle::upper, diagonal)),
+        diagonal(diagonal),
         slope(static_cast<T>(inverse ? 1 / negative_slope : negative_slope)) {}
 
-  // h = U x, x = leaky_relu(L h + b): a tile becomes the next layer's.
-  void forward(View<T> x, View<T> h, int64_t width) const {
-    multiply<T>(upper, x, h, width);
-    multiply<T>(lower, h, x, width);
-    change<T>(lower.n, width, x, bias.const_data_ptr<T>(),
-              [slope = slope](T z, T b) { return leaky(z + b, slope, z + b); });
-  }
-
-  // h = -L^-1 (leaky_relu^-1(y) - b), y = U^-1 (-h).
-  void inverse(View<T> y, View<T> h, int64_t width) const {
-    change<T>(lower.n, width, y, bias.const_data_ptr<T>(),
-              [slope = slope](T y, T b) { return leaky(y, slope, y) - b; });
-    solve<T>(lower, y, h, width);
-    solve<T>(upper, h, y, width);
-  }
+  T activate(T z, T b) const { return leaky(z + b, slope, z + b); }
+  T undo(T y, T b) const { return leaky(y, slope, y) - b; }
 };
+
+// A few rows through a layer; the way leads through h.
+template <class T>
+at::Tensor run_few(const Layer<T>& layer, bool inverse, const at::Tensor& input,
+                   const at::Tensor& h) {
+  const auto lower = strict<T>(layer.lu, Triangle::lower, layer.diagonal);
+  const auto upper = strict<T>(layer.lu, Triangle::upper, layer.diagonal);
+  const int64_t count = input.size(0);
+  const auto output = at::empty_like(input);
+  const auto in = read<T>(input);
+  const auto middle = write<T>(h), out = write<T>(output);
+  const T* bias = layer.bias.template const_data_ptr<T>();
+  const auto each = [&](auto from, auto to, const auto& map) {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t j = 0; j < lower.n; ++j) to.row(r)[j] = map(from.row(r)[j], bias[j]);
+    }
+  };
+  if (inverse) {
+    each(in, middle, [&](T y, T b) { return layer.undo(y, b); });
+    solve_few<T>(lower, middle, count);
+    each(middle, out, [](T value, T) { return value; });
+    solve_few<T>(upper, out, count);
+  } else {
+    multiply_few<T>(upper, in, middle, count);
+    multiply_few<T>(lower, middle, out, count);
+    each(out, out, [&](T z, T b) { return layer.activate(z, b); });
+  }
+  return output;
+}
+
+// A tile through a layer, in place; leaves h or, of the inverse, -h in b.
+template <class T>
+void run_tile(const Layer<T>& layer, const Factors<T>& factors, bool inverse, View<T> a, View<T> b,
+              int64_t width) {
+  const T* bias = layer.bias.template const_data_ptr<T>();
+  const int64_t n = factors.lower.n;
+  if (inverse) {
+    change<T>(n, width, a, bias, [=](T y, T b) { return layer.undo(y, b); });
+    solve<T>(factors.lower, a, b, width);
+    solve<T>(factors.upper, b, a, width);
+  } else {
+    multiply<T>(factors.upper, a, b, width);
+    multiply<T>(factors.lower, b, a, width);
+    change<T>(n, width, a, bias, [=](T z, T b) { return layer.activate(z, b); });
+  }
+}
 
 // Runs rows through layers, or back through them; keeps the last h in `h`, if there is one.
 template <class T>
 at::Tensor run(const at::Tensor& input, const std::vector<Layer<T>>& layers, bool inverse,
                const at::Tensor& h = {}) {
+  const int64_t rows = input.size(0), n = input.size(1);
+  if (rows <= kFewRows) {
+    const auto middle = h.defined() ? h : at::empty_like(input);
+    at::Tensor result = input;
+    for (const auto& layer : layers) result = run_few(layer, inverse, result, middle);
+    return result;
+  }
+  std::vector<Factors<T>> factors;
+  for (const auto& layer : layers) factors.emplace_back(layer.lu, layer.diagonal, inverse);
   const auto output = at::empty_like(input);
-  const int64_t n = input.size(1);
-  for_tiles<T>(input.size(0), n, [&](const Tile& tile, View<T> a, View<T> b) {
+  for_tiles<T>(rows, n, [&](const Tile& tile, View<T> a, View<T> b) {
     load<T>(tile, n, read<T>(input), a, kAsItIs);
-    for (const auto& layer : layers) {
-      inverse ? layer.inverse(a, b, tile.width) : layer.forward(a, b, tile.width);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      run_tile(layers[i], factors[i], inverse, a, b, tile.width);
     }
     const T sign = inverse ? -1 : 1;
     if (h.defined()) {
@@ -87,82 +101,6 @@ at::Tensor run(const at::Tensor& input, const std::vector<Layer<T>>& layers, boo
     store<T>(tile, n, a, write<T>(output), kAsItIs);
   });
   return output;
-}
-
-// The transpose of a square matrix, by blocks of its rows.
-template <class T>
-at::Tensor transposed(const at::Tensor& a) {
-  const int64_t n = a.size(0);
-  const auto result = at::empty_like(a);
-  const auto from = read<T>(a);
-  const auto to = write<T>(result);
-  at::parallel_for(0, n, kMostColumns, [&](int64_t begin, int64_t end) {
-    transpose<T>(n, end - begin, from.at(0, begin), to.at(begin), kAsItIs);
-  });
-  return result;
-}
-
-// Gradients of a batch as columns, (n, rows), and as many as its last tile has too much. Rows lie
-// an odd number of cache lines apart, so that they do not meet in one set of a cache.
-template <class T>
-struct Columns {
-  at::Tensor memory;
-  View<T> view;
-  int64_t rows;
-
-  Columns(int64_t n, int64_t rows, const at::TensorOptions& options)
-      : memory(at::empty({n, ((rows + 2 * kMostColumns) / 16 | 1) * 16}, options)),
-        view(write<T>(memory)),
-        rows(rows) {}
-
-  at::Tensor sum() const { return memory.slice(1, 0, rows).sum(1); }
-};
-
-template <class T>
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& gy, const at::Tensor& x,
-                                                        const at::Tensor& y, const at::Tensor& h,
-                                                        const at::Tensor& lu, double diagonal,
-                                                        double negative_slope) {
-  const int64_t rows = x.size(0), n = x.size(1);
-  const auto t = transposed<T>(lu.contiguous());
-  const auto lower = factor<T>(t, Triangle::upper, diagonal);  // L^T
-  const auto upper = factor<T>(t, Triangle::lower, diagonal);  // U^T
-  const auto gx = at::empty_like(x);
-  const Columns<T> gz(n, rows, x.options()), gh(n, rows, x.options());
-  const auto y_rows = read<T>(y);
-  const T slope = static_cast<T>(negative_slope);
-  for_tiles<T>(rows, n, [&](const Tile& tile, View<T> a, View<T>) {
-    const auto gz_tile = gz.view.at(0, tile.begin), gh_tile = gh.view.at(0, tile.begin);
-    load<T>(tile, n, read<T>(gy), gz_tile,
-            [=](T grad, int64_t i, int64_t j) { return leaky(grad, slope, y_rows.row(i)[j]); });
-    multiply<T>(lower, gz_tile, gh_tile, tile.width);
-    multiply<T>(upper, gh_tile, a, tile.width);
-    store<T>(tile, n, a, write<T>(gx), kAsItIs);
-  });
-  return {gx, weight_gradient<T>(gz.view, h, 1, gh.view, x, 1), gz.sum()};
-}
-
-template <class T>
-std::tuple<at::Tensor, at::Tensor, at::Tensor> inverse_backward(
-    const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
-    const at::Tensor& lu, double diagonal, double negative_slope) {
-  const int64_t rows = x.size(0), n = x.size(1);
-  const auto t = transposed<T>(lu.contiguous());
-  const auto lower = inverted_factor<T>(t, Triangle::upper, diagonal);  // L^T
-  const auto upper = inverted_factor<T>(t, Triangle::lower, diagonal);  // U^T
-  const auto gy = at::empty_like(x);
-  const Columns<T> gz(n, rows, x.options()), minus_gh(n, rows, x.options());
-  const auto y_rows = read<T>(y);
-  const T slope = static_cast<T>(1 / negative_slope);
-  for_tiles<T>(rows, n, [&](const Tile& tile, View<T> a, View<T>) {
-    const auto gz_tile = gz.view.at(0, tile.begin), gh_tile = minus_gh.view.at(0, tile.begin);
-    load<T>(tile, n, read<T>(gx), a, kAsItIs);
-    solve<T>(upper, a, gh_tile, tile.width);
-    solve<T>(lower, gh_tile, gz_tile, tile.width);
-    store<T>(tile, n, gz_tile, write<T>(gy),
-             [=](T grad, int64_t i, int64_t j) { return leaky(grad, slope, y_rows.row(i)[j]); });
-  });
-  return {gy, weight_gradient<T>(gz.view, h, -1, minus_gh.view, x, 1), gz.sum().neg_()};
 }
 
 std::tuple<at::Tensor, at::Tensor> one_way(const at::Tensor& input, const at::Tensor& lu,
@@ -190,23 +128,6 @@ std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const a
                                                     double diagonal, double negative_slope) {
   return one_way(y, lu, bias, diagonal, negative_slope, /*inverse=*/true);
 }
-
-#define INVCAP_BACKWARD(function, grad)                                                         \
-  const auto x_wide = wide(x);                                                                  \
-  return AT_DISPATCH_FLOATING_TYPES(x_wide.scalar_type(), "lu_leaky_backward", [&] {            \
-    const auto [input_grad, glu, gb] = function<scalar_t>(wide(grad), x_wide, wide(y), wide(h), \
-                                                          wide(lu), diagonal, negative_slope);  \
-    return std::make_tuple(input_grad.to(x.dtype()), glu.to(x.dtype()), gb.to(x.dtype()));      \
-  });
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
-    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
-    const at::Tensor& lu, double diagonal, double negative_slope){INVCAP_BACKWARD(backward, gy)}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
-    const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
-    const at::Tensor& lu, double diagonal,
-    double negative_slope){INVCAP_BACKWARD(inverse_backward, gx)}
 
 at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
                             const std::vector<std::optional<at::Tensor>>& bias,

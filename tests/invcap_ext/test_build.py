@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from invcap_ext import _C, _build, build_info
+from invcap_ext import _build, build_info
 
 
 def test_build_info_names_the_torch_the_back_ends_and_the_compiler() -> None:
@@ -80,6 +80,8 @@ def test_a_tensor_of_a_device_without_kernels_is_an_error_that_says_how_to_build
     elsewhere = torch.ones(3, 3, device="meta")
     built = "and CUDA only" if build_info().cuda else "alone; build it for CUDA with: INVCAP_CUDA=1"
     message = f"lu is on meta, but invcap_ext was built for the CPU {built}"
-    for operator in (_C.lu_leaky, _C.lu_leaky_inverse):
+    kernels = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    for name in ("lu_leaky", "lu_leaky_inverse"):
+        operator = getattr(torch.ops.invcap, name).default
         with pytest.raises(NotImplementedError, match=message):
-            operator(elsewhere, elsewhere, None, 1.0, 0.1)
+            operator.redispatch(kernels, elsewhere, elsewhere, None, 1.0, 0.1)

@@ -1,0 +1,200 @@
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <numeric>
+#include <vector>
+
+#include "cpu/layer.h"
+#include "cpu/lu_leaky.h"
+#include "cpu/tile.h"
+#include "cpu/weight_gradient.h"
+
+namespace invcap::cpu {
+namespace {
+
+// out = a^T, by blocks of rows.
+template <class T>
+void transpose_square(View<const T> a, int64_t n, View<T> out) {
+  at::parallel_for(0, n, kMostColumns, [&](int64_t begin, int64_t end) {
+    transpose<T>(n, end - begin, a.at(0, begin), out.at(begin), kAsItIs);
+  });
+}
+
+// What a backward pass works with: the transpose of lu, and gz and gh as columns, (n, rows). Those
+// lie an odd number of cache lines apart, so that they do not meet in one set of a cache, and have
+// room for what a last tile has too much. A thread keeps the memory for its next call, if it is not
+// much: the system takes longer to find it than a small product takes.
+template <class T>
+struct Workspace {
+  static constexpr int64_t kKept = int64_t{1} << 22;
+  std::vector<T> own;
+  View<T> lu_t, gz, gh;
+
+  Workspace(int64_t n, int64_t rows) {
+    thread_local std::vector<T> kept;
+    const int64_t stride = ((rows + 2 * kMostColumns) / 16 | 1) * 16;
+    const int64_t size = n * n + 2 * n * stride;
+    auto& memory = size <= kKept ? kept : own;
+    if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+    lu_t = {memory.data(), n};
+    gz = {lu_t.row(n), stride};
+    gh = {gz.row(n), stride};
+  }
+};
+
+// The sum of each of n rows, in float64.
+template <class T>
+at::Tensor sum(View<const T> rows, int64_t n, int64_t columns, T sign,
+               const at::TensorOptions& options) {
+  const auto result = at::empty({n}, options);
+  for (int64_t i = 0; i < n; ++i) {
+    const double total = std::accumulate(rows.row(i), rows.row(i) + columns, 0.0);
+    result.mutable_data_ptr<T>()[i] = static_cast<T>(sign * total);
+  }
+  return result;
+}
+
+// The same by few rows, from which gz and gh are written as columns.
+template <class T>
+void backward_few(View<const T> grad, View<const T> y, const at::Tensor& lu, double diagonal,
+                  T slope, bool inverse, int64_t count, View<T> out, View<T> gz, View<T> gh) {
+  const auto lower = strict<T>(lu, Triangle::lower, diagonal);
+  const auto upper = strict<T>(lu, Triangle::upper, diagonal);
+  const int64_t n = lower.n;
+  std::vector<T> memory(2 * count * n);
+  const View<T> gz_rows{memory.data(), n}, gh_rows = gz_rows.at(count);
+  const auto through = [=](auto from, auto to) {
+    for (int64_t r = 0; r < count; ++r) {
+      for (int64_t j = 0; j < n; ++j) to.row(r)[j] = leaky(from.row(r)[j], slope, y.row(r)[j]);
+    }
+  };
+  if (inverse) {
+    for (int64_t r = 0; r < count; ++r) std::copy_n(grad.row(r), n, gh_rows.row(r));
+    solve_transposed_few<T>(upper, gh_rows, count);
+    std::copy_n(gh_rows.data, count * n, gz_rows.data);
+    solve_transposed_few<T>(lower, gz_rows, count);
+    through(gz_rows, out);
+  } else {
+    through(grad, gz_rows);
+    multiply_transposed_few<T>(lower, gz_rows, gh_rows, count);
+    multiply_transposed_few<T>(upper, gh_rows, out, count);
+  }
+  const T sign = inverse ? -1 : 1;
+  transpose<T>(count, n, gz_rows, gz, kAsItIs);
+  transpose<T>(count, n, gh_rows, gh, [=](T value, int64_t, int64_t) { return sign * value; });
+}
+
+// What a backward pass is from, and where the gradient of its input goes.
+template <class T>
+struct Pass {
+  at::Tensor lu;
+  double diagonal;
+  bool inverse;
+  T slope;
+  int64_t rows;
+  View<const T> grad, y;
+  View<T> input_grad;
+
+  // A gradient's way back through the activation.
+  T through(T value, int64_t row, int64_t j) const { return leaky(value, slope, y.row(row)[j]); }
+};
+
+// Writes gz and gh or, of the inverse, -gh.
+template <class T>
+void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> all_gh) {
+  const int64_t n = pass.lu.size(0);
+  transpose_square<T>(read<T>(pass.lu), n, lu_t);
+  const Factors<T> t(at::from_blob(lu_t.data, {n, n}, pass.lu.options()), pass.diagonal,
+                     pass.inverse);
+  const auto &lower = t.upper, &upper = t.lower;  // L^T and U^T
+  const auto through = [&](T value, int64_t i, int64_t j) { return pass.through(value, i, j); };
+  for_tiles<T>(pass.rows, n, [&](const Tile& tile, View<T> a, View<T>) {
+    const auto gz = all_gz.at(0, tile.begin), gh = all_gh.at(0, tile.begin);
+    if (pass.inverse) {
+      load<T>(tile, n, pass.grad, a, kAsItIs);
+      solve<T>(upper, a, gh, tile.width);
+      solve<T>(lower, gh, gz, tile.width);
+      store<T>(tile, n, gz, pass.input_grad, through);
+    } else {
+      load<T>(tile, n, pass.grad, gz, through);
+      multiply<T>(lower, gz, gh, tile.width);
+      multiply<T>(upper, gh, a, tile.width);
+      store<T>(tile, n, a, pass.input_grad, kAsItIs);
+    }
+  });
+}
+
+// A few rows by way of rows, from which gz and gh are copied as columns.
+template <class T>
+void backward_few(const Pass<T>& pass, View<T> gz, View<T> gh) {
+  const auto lower = strict<T>(pass.lu, Triangle::lower, pass.diagonal);
+  const auto upper = strict<T>(pass.lu, Triangle::upper, pass.diagonal);
+  const int64_t n = lower.n, size = pass.rows * n;
+  std::vector<T> memory(2 * size);
+  const View<T> gz_rows{memory.data(), n}, gh_rows = gz_rows.at(pass.rows);
+  const auto through = [&](auto from, auto to) {
+    for (int64_t r = 0; r < pass.rows; ++r) {
+      for (int64_t j = 0; j < n; ++j) to.row(r)[j] = pass.through(from.row(r)[j], r, j);
+    }
+  };
+  if (pass.inverse) {
+    std::copy_n(pass.grad.data, size, gh_rows.data);
+    solve_transposed_few<T>(upper, gh_rows, pass.rows);
+    std::copy_n(gh_rows.data, size, gz_rows.data);
+    solve_transposed_few<T>(lower, gz_rows, pass.rows);
+    through(gz_rows, pass.input_grad);
+  } else {
+    through(pass.grad, gz_rows);
+    multiply_transposed_few<T>(lower, gz_rows, gh_rows, pass.rows);
+    multiply_transposed_few<T>(upper, gh_rows, pass.input_grad, pass.rows);
+  }
+  const T sign = pass.inverse ? -1 : 1;
+  transpose<T>(pass.rows, n, gz_rows, gz, kAsItIs);
+  transpose<T>(pass.rows, n, gh_rows, gh, [=](T value, int64_t, int64_t) { return sign * value; });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& x,
+                                                        const at::Tensor& y, const at::Tensor& h,
+                                                        const at::Tensor& lu, double diagonal,
+                                                        double negative_slope, bool inverse) {
+  const auto grad_wide = wide(grad), x_wide = wide(x), y_wide = wide(y), h_wide = wide(h);
+  const auto options = x_wide.options();
+  const int64_t rows = x.size(0), n = x.size(1);
+  const auto input_grad = at::empty_like(x_wide);
+  return AT_DISPATCH_FLOATING_TYPES(x_wide.scalar_type(), "lu_leaky_backward", [&] {
+    using T = scalar_t;
+    const Workspace<T> work(n, rows);
+    const Pass<T> pass{wide(lu).contiguous(),
+                       diagonal,
+                       inverse,
+                       static_cast<T>(inverse ? 1 / negative_slope : negative_slope),
+                       rows,
+                       read<T>(grad_wide),
+                       read<T>(y_wide),
+                       write<T>(input_grad)};
+    rows <= kFewRows ? backward_few(pass, work.gz, work.gh)
+                     : backward_tiles(pass, work.lu_t, work.gz, work.gh);
+    // Of the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
+    const T sign = inverse ? -1 : 1;
+    const auto glu = weight_gradient<T>(work.gz, h_wide, sign, work.gh, x_wide, 1);
+    const auto gb = sum<T>(work.gz, n, rows, sign, options);
+    return std::make_tuple(input_grad.to(x.dtype()), glu.to(x.dtype()), gb.to(x.dtype()));
+  });
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope) {
+  return backward(gy, x, y, h, lu, diagonal, negative_slope, /*inverse=*/false);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
+    const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope) {
+  return backward(gx, x, y, h, lu, diagonal, negative_slope, /*inverse=*/true);
+}
+
+}  // namespace invcap::cpu
