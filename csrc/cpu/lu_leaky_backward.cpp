@@ -2,7 +2,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
-#include <numeric>
 #include <vector>
 
 #include "cpu/layer.h"
@@ -43,48 +42,6 @@ struct Workspace {
   }
 };
 
-// The sum of each of n rows, in float64.
-template <class T>
-at::Tensor sum(View<const T> rows, int64_t n, int64_t columns, T sign,
-               const at::TensorOptions& options) {
-  const auto result = at::empty({n}, options);
-  for (int64_t i = 0; i < n; ++i) {
-    const double total = std::accumulate(rows.row(i), rows.row(i) + columns, 0.0);
-    result.mutable_data_ptr<T>()[i] = static_cast<T>(sign * total);
-  }
-  return result;
-}
-
-// The same by few rows, from which gz and gh are written as columns.
-template <class T>
-void backward_few(View<const T> grad, View<const T> y, const at::Tensor& lu, double diagonal,
-                  T slope, bool inverse, int64_t count, View<T> out, View<T> gz, View<T> gh) {
-  const auto lower = strict<T>(lu, Triangle::lower, diagonal);
-  const auto upper = strict<T>(lu, Triangle::upper, diagonal);
-  const int64_t n = lower.n;
-  std::vector<T> memory(2 * count * n);
-  const View<T> gz_rows{memory.data(), n}, gh_rows = gz_rows.at(count);
-  const auto through = [=](auto from, auto to) {
-    for (int64_t r = 0; r < count; ++r) {
-      for (int64_t j = 0; j < n; ++j) to.row(r)[j] = leaky(from.row(r)[j], slope, y.row(r)[j]);
-    }
-  };
-  if (inverse) {
-    for (int64_t r = 0; r < count; ++r) std::copy_n(grad.row(r), n, gh_rows.row(r));
-    solve_transposed_few<T>(upper, gh_rows, count);
-    std::copy_n(gh_rows.data, count * n, gz_rows.data);
-    solve_transposed_few<T>(lower, gz_rows, count);
-    through(gz_rows, out);
-  } else {
-    through(grad, gz_rows);
-    multiply_transposed_few<T>(lower, gz_rows, gh_rows, count);
-    multiply_transposed_few<T>(upper, gh_rows, out, count);
-  }
-  const T sign = inverse ? -1 : 1;
-  transpose<T>(count, n, gz_rows, gz, kAsItIs);
-  transpose<T>(count, n, gh_rows, gh, [=](T value, int64_t, int64_t) { return sign * value; });
-}
-
 // What a backward pass is from, and where the gradient of its input goes.
 template <class T>
 struct Pass {
@@ -96,8 +53,12 @@ struct Pass {
   View<const T> grad, y;
   View<T> input_grad;
 
-  // A gradient's way back through the activation.
-  T through(T value, int64_t row, int64_t j) const { return leaky(value, slope, y.row(row)[j]); }
+  // The way of one row's gradient back through the activation.
+  void through(int64_t row, const T* from, T* to) const {
+    const T *signs = y.row(row), s = slope;
+    const int64_t n = y.stride;
+    for (int64_t j = 0; j < n; ++j) to[j] = leaky(from[j], s, signs[j]);
+  }
 };
 
 // Writes gz and gh or, of the inverse, -gh.
@@ -108,16 +69,21 @@ void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> a
   const Factors<T> t(at::from_blob(lu_t.data, {n, n}, pass.lu.options()), pass.diagonal,
                      pass.inverse);
   const auto &lower = t.upper, &upper = t.lower;  // L^T and U^T
-  const auto through = [&](T value, int64_t i, int64_t j) { return pass.through(value, i, j); };
-  for_tiles<T>(pass.rows, n, [&](const Tile& tile, View<T> a, View<T>) {
+  for_tiles<T>(pass.rows, n, [&](const Tile& tile, View<T> a, View<T> b) {
     const auto gz = all_gz.at(0, tile.begin), gh = all_gh.at(0, tile.begin);
     if (pass.inverse) {
       load<T>(tile, n, pass.grad, a, kAsItIs);
       solve<T>(upper, a, gh, tile.width);
       solve<T>(lower, gh, gz, tile.width);
-      store<T>(tile, n, gz, pass.input_grad, through);
+      store<T>(tile, n, gz, pass.input_grad, kAsItIs);
+      for (int64_t row = tile.begin; row < tile.begin + tile.size; ++row) {
+        pass.through(row, pass.input_grad.row(row), pass.input_grad.row(row));
+      }
     } else {
-      load<T>(tile, n, pass.grad, gz, through);
+      const View<T> rows{b.data, n};
+      for (int64_t r = 0; r < tile.size; ++r)
+        pass.through(tile.begin + r, pass.grad.row(tile.begin + r), rows.row(r));
+      load<T>(Tile{0, tile.size, tile.width}, n, rows, gz, kAsItIs);
       multiply<T>(lower, gz, gh, tile.width);
       multiply<T>(upper, gh, a, tile.width);
       store<T>(tile, n, a, pass.input_grad, kAsItIs);
@@ -134,9 +100,7 @@ void backward_few(const Pass<T>& pass, View<T> gz, View<T> gh) {
   std::vector<T> memory(2 * size);
   const View<T> gz_rows{memory.data(), n}, gh_rows = gz_rows.at(pass.rows);
   const auto through = [&](auto from, auto to) {
-    for (int64_t r = 0; r < pass.rows; ++r) {
-      for (int64_t j = 0; j < n; ++j) to.row(r)[j] = pass.through(from.row(r)[j], r, j);
-    }
+    for (int64_t r = 0; r < pass.rows; ++r) pass.through(r, from.row(r), to.row(r));
   };
   if (pass.inverse) {
     std::copy_n(pass.grad.data, size, gh_rows.data);
@@ -178,7 +142,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
     // Of the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
     const T sign = inverse ? -1 : 1;
     const auto glu = weight_gradient<T>(work.gz, h_wide, sign, work.gh, x_wide, 1);
-    const auto gb = sum<T>(work.gz, n, rows, sign, options);
+    const auto gb =
+        at::from_blob(work.gz.data, {n, rows}, {work.gz.stride, 1}, options).sum(1).mul_(sign);
     return std::make_tuple(input_grad.to(x.dtype()), glu.to(x.dtype()), gb.to(x.dtype()));
   });
 }

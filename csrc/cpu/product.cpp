@@ -1,6 +1,7 @@
 #include "cpu/product.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
 
 namespace invcap::cpu {
@@ -23,8 +24,9 @@ void by_aten(int64_t rows, int64_t columns, int64_t inner, View<const T> a, View
 #ifdef CPUBLAS_BRGEMM_F32F32F32
 using at::native::cpublas::brgemm;
 
-// Whether this processor and this build of torch have it.
+// Whether this processor has it, and the user lets torch use oneDNN.
 bool has_brgemm() {
+  if (!at::globalContext().userEnabledMkldnn()) return false;
   static const bool works = [] {
     const float one = 1;
     float product = 0;
