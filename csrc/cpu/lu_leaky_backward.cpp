@@ -27,16 +27,16 @@ void transpose_square(View<const T> a, int64_t n, View<T> out) {
 template <class T>
 struct Workspace {
   static constexpr int64_t kKept = int64_t{1} << 22;
-  std::vector<T> own;
+  at::Tensor memory;
   View<T> lu_t, gz, gh;
 
-  Workspace(int64_t n, int64_t rows) {
-    thread_local std::vector<T> kept;
+  Workspace(int64_t n, int64_t rows, const at::TensorOptions& options) {
+    thread_local at::Tensor kept;
     const int64_t stride = ((rows + 2 * kMostColumns) / 16 | 1) * 16;
     const int64_t size = n * n + 2 * n * stride;
-    auto& memory = size <= kKept ? kept : own;
-    if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
-    lu_t = {memory.data(), n};
+    memory = kept.defined() && kept.numel() >= size ? kept : at::empty({size}, options);
+    if (size <= kKept) kept = memory;
+    lu_t = {memory.mutable_data_ptr<T>(), n};
     gz = {lu_t.row(n), stride};
     gh = {gz.row(n), stride};
   }
@@ -128,7 +128,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
   const auto input_grad = at::empty_like(x_wide);
   return AT_DISPATCH_FLOATING_TYPES(x_wide.scalar_type(), "lu_leaky_backward", [&] {
     using T = scalar_t;
-    const Workspace<T> work(n, rows);
+    const Workspace<T> work(n, rows, options);
     const Pass<T> pass{wide(lu).contiguous(),
                        diagonal,
                        inverse,

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+
+@pytest.fixture
+def speed(scripts, monkeypatch):
+    speed = scripts("turns", "layer_speed")
+    for name, value in {
+        "SIZES": (1024,),
+        "BATCHES": (256,),
+        "NETWORKS": ((16, 8),),
+        "PEER_SIZES": (16,),
+        "PEER_BATCHES": (8,),
+        "GROWN": {"n": (8, 16), "batch": (1, 4), "depth": (1, 2)},
+        "SECONDS": 0.01,
+        "MEMORY_SIZE": 64,
+    }.items():
+        monkeypatch.setattr(speed, name, value)
+    return speed
+
+
+def test_all_is_measured_and_shown(speed, tmp_path):
+    results = speed.measure()
+    ratios = results["cells"]["1024, 256"]
+    assert {"forward", "inverse", "step", "forward over limit"} <= ratios.keys()
+    assert all(value > 0 for value in ratios.values())
+    assert set(results["network"]["16, 8"]) == {"store", "recompute"}
+    assert all(len(found) == 5 for found in results["peers"].values())
+    text = speed.table(results)
+    assert "| 1024 | 256 |" in text and "zuko" in text
+    speed.plot(results).savefig(tmp_path / "ratios.png")
+
+
+def test_the_limit_is_a_dense_product(speed):
+    x, weight = torch.randn(37, 100), torch.randn(100, 100)
+    torch.testing.assert_close(speed.limit()(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+def test_recomputing_takes_less_memory_than_storing(speed):
+    found = speed.memory()
+    assert 0 < found["recompute"] < found["store"]
