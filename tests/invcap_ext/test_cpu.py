@@ -1,4 +1,4 @@
-"""Both ways in which a CPU multiplies, at the sizes where its kernels change their way of working."""
+"""Both ways in which a CPU multiplies, at the sizes where its kernels work differently."""
 
 import pytest
 import torch
