@@ -33,7 +33,7 @@ def main(
     model: Annotated[str | None, typer.Option(help="Folder or hub name; else tiny-sd.")] = None,
     data: Annotated[str, typer.Option(help="Captioned pictures, as of `invcap train`.")] = "shapes",
     work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/starts"),
-    steps: Annotated[int, typer.Option(min=1, help="Of the amortised start.")] = 3000,
+    steps: Annotated[int, typer.Option(min=1, help="Of the amortised start.")] = 12000,
     rounds: Annotated[int, typer.Option(min=1, help="Of the meta-learned start.")] = 60,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
 ) -> None:

@@ -35,7 +35,7 @@ class AmortisedSettings:
     """
 
     caption_steps: int = 1500
-    steps: int = 3000
+    steps: int = 12000
     batch_size: int = 64
     network_rate: float = 2e-4
     basis_rate: float = 5e-4
