@@ -8,7 +8,7 @@ their users call them.
 """
 
 import json
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -199,6 +199,12 @@ def growth() -> dict[str, dict[int, float]]:
     }
 
 
+def peak_resident() -> int:
+    """Bytes; unlike `getrusage`'s, not those of the process that started this one."""
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(peak)
+
+
 def peak_memory(kind: str) -> int:
     """Bytes that a training step adds to this process at its peak."""
     rows = torch.randn(MEMORY_BATCH, MEMORY_SIZE)
@@ -208,9 +214,9 @@ def peak_memory(kind: str) -> int:
         else InvertibleNetwork(MEMORY_SIZE, DEPTH, SLOPE, activations=kind)
     )
     module(rows[:64]).sum().backward()  # loads code, and makes room for the weights' gradients
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident()
     module(rows).sum().backward()
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return peak_resident() - before
 
 
 def memory() -> dict[str, int]:

@@ -13,7 +13,6 @@ def speed(scripts, monkeypatch):
         "PEER_BATCHES": (8,),
         "GROWN": {"n": (8, 16), "batch": (1, 4), "depth": (1, 2)},
         "SECONDS": 0.01,
-        "MEMORY_SIZE": 64,
     }.items():
         monkeypatch.setattr(speed, name, value)
     return speed
@@ -36,6 +35,7 @@ def test_the_limit_is_a_dense_product(speed):
     torch.testing.assert_close(speed.limit()(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_recomputing_takes_less_memory_than_storing(speed):
+def test_recomputing_takes_less_memory_than_storing_whatever_this_process_takes(speed):
+    ballast = torch.ones(2**28)
     found = speed.memory()
-    assert 0 < found["recompute"] < found["store"]
+    assert ballast.numel() and 0 < found["recompute"] < found["store"]
