@@ -1,4 +1,4 @@
-"""Learns where inversions of a Stable Diffusion should start: `amortised` and `meta`.
+"""Learns where inversions of a Stable Diffusion should start, `amortised` and `meta`, and `axes`.
 
     python python/train_starts.py --output models/tiny-sd/starts
 
@@ -20,12 +20,14 @@ from invcap.captioning.run import DataSettings, Split, load_split
 from invcap.files import read_tensors, write_tensors
 from invcap.fit import shown
 from invcap.prompt_inversion import PromptInversionPipeline
+from invcap.prompt_inversion.axes import learn_axes, save_axes
 from invcap.prompt_inversion.embeddings import save_prompt_embeds
 from invcap.prompt_inversion.meta import MetaSettings, reptile
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
 
 logger = logging.getLogger("starts")
 PROMPTS_AT_ONCE = 256
+AXES_OF = 256
 
 
 def main(
@@ -53,6 +55,9 @@ def main(
             pipeline, latents, hidden, AmortisedSettings(steps=steps, seed=seed), work, shown(bar)
         )
     amortised.save(output / "amortised.safetensors", pipeline)
+    with torch.no_grad():
+        hidden = amortised(latents[:AXES_OF])
+    save_axes(output, learn_axes(pipeline, latents[:AXES_OF], hidden, seed), pipeline)
 
     path = work / "meta.safetensors"
     start, done = pipeline.encode_prompts(["a room"])[0], 0

@@ -96,7 +96,7 @@ def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, wei
             total += chosen[step][0] / chosen[5:45].sum() * bank.importance[i] * error
         return total / 4
 
-    gradient, _ = inversion._gradient(vectors, rows, 0)
+    gradient, _ = inversion.gradient(vectors, rows, 0)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         way = torch.randn(vectors.shape, dtype=torch.float64, generator=generator)
@@ -110,7 +110,7 @@ def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
     latents = pipeline.encode_images(pictures[:1])
     vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
-    _, bound = inversion._gradient(vectors, torch.tensor([0]), 0)
+    _, bound = inversion.gradient(vectors, torch.tensor([0]), 0)
     terms = pipeline.bound_terms(latents[0], vectors[0], inversion.banks[0])
     assert bound.item() == pytest.approx(terms.mean().item(), rel=1e-5)
 
@@ -316,6 +316,8 @@ def test_half_precision_networks_keep_a_float32_embedding(folder, pictures, dtyp
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"clip": 0.0}, "clip must be above 0"),
         ({"average": 1.0}, "average must be from 0 to below 1"),
+        ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
+        ({"power": -1.0}, "power must be at least 0"),
         ({"steps": -1}, "steps must be at least 0"),
     ],
 )

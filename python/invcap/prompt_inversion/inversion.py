@@ -20,7 +20,7 @@ from invcap.prompt_inversion.vectors import HiddenOf
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
-BETAS = (0.9, 0.99)
+SQUARE_MEMORY = 0.99
 EPSILON = 1e-8
 NORM_MEMORY = 0.9
 
@@ -31,7 +31,11 @@ class InversionSettings:
 
     Attributes:
         steps: most gradient steps.
-        learning_rate: of Adam, relative to the size of what is optimised; it falls linearly to 0.
+        learning_rate: of Adam, relative to the size of what is optimised; it falls to 0 as
+            (1 - step / steps)^power.
+        power: see there.
+        momentum: decay of Adam's average of gradients. Where noise is small beside the gradients
+            and steps are few, less of it is better.
         draws: pairs of step and noise for each gradient: UNet evaluations a step and picture.
         weighting: of the errors in the gradient, see `NoiseSchedule.weights`.
         within: first diffusion step that gradients see, and the one after the last; None for all.
@@ -50,6 +54,8 @@ class InversionSettings:
 
     steps: int = 300
     learning_rate: float = 0.07
+    power: float = 1.0
+    momentum: float = 0.9
     draws: int = 4
     weighting: Weighting = "balanced"
     within: tuple[int, int] | None = None
@@ -79,8 +85,11 @@ class InversionSettings:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not self.clip > 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must be from 0 to below 1, got {self.average}")
+        if not self.power >= 0:
+            raise ValueError(f"power must be at least 0, got {self.power}")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
 
 
 def few_steps(schedule: NoiseSchedule, **changes: Any) -> InversionSettings:
@@ -93,6 +102,8 @@ def few_steps(schedule: NoiseSchedule, **changes: Any) -> InversionSettings:
     settings = InversionSettings(
         steps=12,
         learning_rate=0.05,
+        power=1 / 3,
+        momentum=0.5,
         weighting="elbo",
         within=(0, len(schedule) // 2),
         evaluate_every=4,
@@ -238,7 +249,7 @@ class Inversion:
     def _climb(self, state: State) -> None:
         """One step of Adam for each active picture."""
         rows = state.active.nonzero().flatten()
-        gradient, bound = self._gradient(state.vectors[rows], rows, state.step)
+        gradient, bound = self.gradient(state.vectors[rows], rows, state.step)
         training = torch.full((len(state.vectors),), torch.nan, dtype=torch.float64)
         training[rows] = bound
         state.training.append(training)
@@ -248,11 +259,18 @@ class Inversion:
         self._return_to_best(state, rows[~finite])
         self._update(state, rows[finite], gradient[finite])
 
-    def _gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Of the weighted errors by the vectors of some pictures, and what they say of the bound.
 
         The draws of a step are spread evenly over the bank, which holds diffusion steps in
         proportion to their weights: its plain mean is the weighted one, up to a factor.
+
+        Args:
+            vectors: (A, N, d), of the pictures `rows`, (A,).
+            step: whose draws are taken.
+
+        Returns:
+            The gradients, (A, N, d), and the bounds that these draws give, (A,) float64.
         """
         draws = self.settings.draws
         stride = self.settings.bank // draws
@@ -288,12 +306,14 @@ class Inversion:
         state.norm[rows] = usual.lerp(clipped, 1 - NORM_MEMORY)
         gradient = gradient * (clipped / norm.clamp(min=EPSILON))[:, None, None]
         state.updates[rows] += 1
-        state.momentum[rows] = state.momentum[rows].lerp(gradient, 1 - BETAS[0])
-        state.square[rows] = state.square[rows].lerp(gradient.square(), 1 - BETAS[1])
+        momentum = self.settings.momentum
+        state.momentum[rows] = state.momentum[rows].lerp(gradient, 1 - momentum)
+        state.square[rows] = state.square[rows].lerp(gradient.square(), 1 - SQUARE_MEMORY)
         count = state.updates[rows][:, None, None]
-        mean = state.momentum[rows] / (1 - BETAS[0] ** count)
-        deviation = (state.square[rows] / (1 - BETAS[1] ** count)).sqrt()
-        rate = self.settings.learning_rate * (1 - state.step / self.settings.steps)
+        mean = state.momentum[rows] / (1 - momentum**count)
+        deviation = (state.square[rows] / (1 - SQUARE_MEMORY**count)).sqrt()
+        left = 1 - state.step / self.settings.steps
+        rate = self.settings.learning_rate * left**self.settings.power
         size = rate * (state.rate * self.unit)[rows][:, None, None]
         state.vectors[rows] -= size * mean / (deviation + EPSILON)
         state.average[rows] = state.vectors[rows].lerp(state.average[rows], self.settings.average)

@@ -24,6 +24,7 @@ from invcap.autoencoder import to_unit_range
 from invcap.captioning import InvertibleCaptioner
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
+from invcap.prompt_inversion.axes import load_axes
 from invcap.prompt_inversion.bank import Bank, draw_bank, standard_error
 from invcap.prompt_inversion.embeddings import digest, signature
 from invcap.prompt_inversion.inversion import (
@@ -35,7 +36,7 @@ from invcap.prompt_inversion.inversion import (
 )
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.schedule import NoiseSchedule
-from invcap.prompt_inversion.starts import NEAR, Start, start_of
+from invcap.prompt_inversion.starts import NEAR, Start, start_of, starts_folder
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.vectors import HiddenOf, Over, parametrise
 from invcap.prompt_inversion.words import rank, read_tokens
@@ -281,13 +282,14 @@ class PromptInversionPipeline(DiffusionPipeline):
             size: (height, width) that pictures are scaled to; by default the model's own.
             guidance_scale, num_inference_steps: of the generated pictures.
             captioner: says what is in a picture, for the start "caption" and for words.
-            starts: folder of learned starts; by default the model's own, `starts` in its folder.
+            starts: folder of learned starts, and of the axes that hidden states are optimised
+                along; by default the model's own, `starts` in its folder.
             words: also find the likeliest prompt in words, among what the captioner says, the
                 start if it is a sentence, and the tokens nearest to what was optimised.
             checkpoint: file that the state is written to; if there is one already, the inversion
                 goes on from it and ends as if it had never stopped.
-            callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d),
-                "held_out": (P,) best bounds}) after each step.
+            callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d), what
+                is optimised, "held_out": (P,) best bounds}) after each step.
 
         Raises:
             ValueError: an argument cannot be used, or the checkpoint belongs to another inversion.
@@ -310,7 +312,8 @@ class PromptInversionPipeline(DiffusionPipeline):
         begun = start_of(self, start, latents, said and [best[0] for best in said], starts)
         if words and said is None and isinstance(begun, Tensor):
             raise ValueError("words need a captioner or a start that is a sentence, got neither")
-        vectors, hidden_of = parametrise(self, begun, over)
+        axes = load_axes(starts_folder(self, starts), self)
+        vectors, hidden_of = parametrise(self, begun, over, axes)
         inversion = Inversion(self, latents, vectors, seeds, hidden_of, settings)
         identity = {
             "settings": json.dumps(asdict(settings)),

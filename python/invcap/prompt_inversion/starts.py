@@ -67,8 +67,7 @@ def learned_start(
     pipeline: PromptInversionPipeline, name: str, latents: Tensor, folder: str | Path | None = None
 ) -> Tensor:
     """Hidden states (P, 77, d) that `python/train_starts.py` learned, for latents (P, C, h, w)."""
-    folder = Path(pipeline.name_or_path or "") / FOLDER if folder is None else Path(folder)
-    path = folder / f"{name}.safetensors"
+    path = starts_folder(pipeline, folder) / f"{name}.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; python/train_starts.py learns starts for a model")
     if name == "meta":
@@ -81,3 +80,8 @@ def learned_start(
         )
     with torch.no_grad():
         return amortised(latents)
+
+
+def starts_folder(pipeline: PromptInversionPipeline, folder: str | Path | None) -> Path:
+    """Where learned starts are; by default in the model's own folder."""
+    return Path(pipeline.name_or_path or "") / FOLDER if folder is None else Path(folder)

@@ -21,7 +21,10 @@ HiddenOf = Callable[[Tensor, Tensor], Tensor]
 
 
 def parametrise(
-    pipeline: PromptInversionPipeline, starts: Sequence[str] | Tensor, over: Over
+    pipeline: PromptInversionPipeline,
+    starts: Sequence[str] | Tensor,
+    over: Over,
+    axes: Tensor | None = None,
 ) -> tuple[Tensor, HiddenOf]:
     """The vectors of P prompts to optimise, and the way from them to hidden states.
 
@@ -30,11 +33,12 @@ def parametrise(
 
     Args:
         starts: P sentences; over hidden states also those themselves, (P, 77, d).
+        axes: (d, d), orthonormal columns, along which hidden states are optimised.
 
     Returns:
-        Vectors (P, N, d) float32: hidden states, N = 77, or one for each token of the sentences.
-        A differentiable function of some pictures' vectors (A, N, d), and which of the P these
-        are (A,), to their hidden states (A, 77, d) float32.
+        Vectors (P, N, d) float32: hidden states along the axes, N = 77, or one for each token of
+        the sentences. A differentiable function of some pictures' vectors (A, N, d), and which of
+        the P these are (A,), to their hidden states (A, 77, d) float32.
 
     Raises:
         ValueError: `over` or a sentence cannot be used, or tokens are to be optimised and the
@@ -46,7 +50,9 @@ def parametrise(
         raise ValueError(f"over must be one of {get_args(Over)}, got {over!r}")
     if over == "hidden_states":
         vectors = starts if isinstance(starts, Tensor) else pipeline.encode_prompts(starts)
-        return vectors, lambda vectors, rows: vectors
+        if axes is None:
+            return vectors, lambda vectors, rows: vectors
+        return vectors @ axes, lambda vectors, rows: vectors @ axes.T
     if isinstance(starts, Tensor):
         raise ValueError(f"start must be sentences over {over!r}, got hidden states")
     for start in starts:
