@@ -7,88 +7,202 @@
 namespace invcap::cpu {
 namespace {
 
-// sum over j of a[j] b[j]
+// Rows of t that are read together: so many sums do not wait for each other.
+constexpr int64_t kGroup = 4;
+// Rows that one thread solves before all threads take them out of the rest.
+constexpr int64_t kChain = 32 * kGroup;
+// Numbers that are worth another thread.
+constexpr int64_t kGrain = 16384;
+
+Range both(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+
+// The columns that a triangle has in each of the rows [first, last), but for [first, last).
 template <class T>
-T dot(const T* a, const T* b, int64_t begin, int64_t end) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = begin; j < end; ++j) sum += a[j] * b[j];
-  return sum;
+Range shared(const Strict<T>& t, Range rows) {
+  return t.triangle == Triangle::lower ? Range{0, rows.begin} : Range{rows.end, t.n};
 }
 
-// b += factor a
+// sums[k] = sum over the columns j of t[first + k, j] b[j]
 template <class T>
-void add(T factor, const T* __restrict a, T* __restrict b, int64_t begin, int64_t end) {
-  for (int64_t j = begin; j < end; ++j) b[j] += factor * a[j];
+void dots(const Strict<T>& t, int64_t first, Range columns, const T* b, T* sums) {
+  const T *row0 = t.row(first), *row1 = t.row(first + 1), *row2 = t.row(first + 2),
+          *row3 = t.row(first + 3);
+  T sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
+#pragma omp simd reduction(+ : sum0, sum1, sum2, sum3)
+  for (int64_t j = columns.begin; j < columns.end; ++j) {
+    sum0 += row0[j] * b[j];
+    sum1 += row1[j] * b[j];
+    sum2 += row2[j] * b[j];
+    sum3 += row3[j] * b[j];
+  }
+  sums[0] = sum0, sums[1] = sum1, sums[2] = sum2, sums[3] = sum3;
 }
 
-// Calls work(begin, end) for the first and the last of 2 k equal parts of [0, n), for the second
-// and the last but one, and so on: together they have as much of a triangle as any other two.
+// b[j] += sum over k of factors[k] t[first + k, j] for the columns j
+template <class T>
+void add(const Strict<T>& t, int64_t first, Range columns, const T* factors, T* __restrict b) {
+  const T *row0 = t.row(first), *row1 = t.row(first + 1), *row2 = t.row(first + 2),
+          *row3 = t.row(first + 3);
+  const T f0 = factors[0], f1 = factors[1], f2 = factors[2], f3 = factors[3];
+  for (int64_t j = columns.begin; j < columns.end; ++j) {
+    b[j] += (f0 * row0[j] + f1 * row1[j]) + (f2 * row2[j] + f3 * row3[j]);
+  }
+}
+
+// Calls work(part) for parts of `all`, of `size` but for the last one, in either order.
 template <class Work>
-void pairs(int64_t n, int64_t k, const Work& work) {
-  const int64_t size = (n + 2 * k - 1) / (2 * k);
-  at::parallel_for(0, k, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      for (const int64_t begin : {part * size, (2 * k - 1 - part) * size}) {
-        work(std::min(begin, n), std::min(begin + size, n));
-      }
-    }
+void in_parts(Range all, int64_t size, bool ascending, const Work& work) {
+  const int64_t count = (all.end - all.begin + size - 1) / size;
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t begin = all.begin + size * (ascending ? k : count - 1 - k);
+    work(Range{begin, std::min(begin + size, all.end)});
+  }
+}
+
+// Calls work(part) on all threads for parts of `all`; each of its numbers meets `cost` others.
+template <class Work>
+void on_threads(Range all, int64_t cost, const Work& work) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kGroup * std::max<int64_t>(1, cost)));
+  const int64_t groups = (all.end - all.begin + kGroup - 1) / kGroup;
+  at::parallel_for(0, groups, grain, [&](int64_t first, int64_t last) {
+    work(Range{all.begin + kGroup * first, std::min(all.begin + kGroup * last, all.end)});
   });
 }
 
-// Calls work(i) from the first row to the last, or the other way.
+// The same for all rows or columns of a triangle, which are of unequal length: every thread has as
+// many from its one end as from the other.
 template <class Work>
-void each(int64_t n, bool ascending, const Work& work) {
-  for (int64_t k = 0; k < n; ++k) work(ascending ? k : n - 1 - k);
+void on_threads_evenly(int64_t n, const Work& work) {
+  const int64_t half = (n + 2 * kGroup - 1) / (2 * kGroup) * kGroup;
+  on_threads({0, half}, n, [&](Range part) {
+    work(both(part, {0, n}));
+    work(both({2 * half - part.end, 2 * half - part.begin}, {half, n}));
+  });
+}
+
+// Calls work(i) for some rows in either order.
+template <class Work>
+void each(Range rows, bool ascending, const Work& work) {
+  in_parts(rows, 1, ascending, [&](Range row) { work(row.begin); });
 }
 
 }  // namespace
 
 template <class T>
 void multiply_few(const Strict<T>& t, View<const T> rows, View<T> out, int64_t count) {
-  pairs(t.n, at::get_num_threads(), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
+  on_threads_evenly(t.n, [&](Range part) {
+    in_parts(part, kGroup, true, [&](Range group) {
       for (int64_t r = 0; r < count; ++r) {
         const T* b = rows.row(r);
-        out.row(r)[i] = t.diagonal * b[i] + dot<T>(t.matrix.row(i), b, t.begin(i), t.end(i));
+        T sums[kGroup];
+        dots(t, group.begin, shared(t, group), b, sums);
+        each(group, true, [&](int64_t i) {
+          T sum = sums[i - group.begin] + t.diagonal * b[i];
+          const Range own = both(t.columns(i), group);
+          for (int64_t j = own.begin; j < own.end; ++j) sum += t.row(i)[j] * b[j];
+          out.row(r)[i] = sum;
+        });
       }
-    }
+    });
   });
 }
 
 template <class T>
 void multiply_transposed_few(const Strict<T>& t, View<const T> rows, View<T> out, int64_t count) {
-  pairs(t.n, at::get_num_threads(), [&](int64_t begin, int64_t end) {
+  on_threads_evenly(t.n, [&](Range part) {
     for (int64_t r = 0; r < count; ++r) {
-      for (int64_t j = begin; j < end; ++j) out.row(r)[j] = t.diagonal * rows.row(r)[j];
+      for (int64_t j = part.begin; j < part.end; ++j) out.row(r)[j] = t.diagonal * rows.row(r)[j];
     }
-    for (int64_t i = 0; i < t.n; ++i) {
+    in_parts({0, t.n}, kGroup, true, [&](Range group) {
       for (int64_t r = 0; r < count; ++r) {
-        add<T>(rows.row(r)[i], t.matrix.row(i), out.row(r), std::max(begin, t.begin(i)),
-               std::min(end, t.end(i)));
+        T factors[kGroup] = {};
+        std::copy(rows.row(r) + group.begin, rows.row(r) + group.end, factors);
+        add(t, group.begin, both(shared(t, group), part), factors, out.row(r));
+        each(both(group, part), true, [&](int64_t i) {
+          const Range own = both(t.columns(i), group);
+          for (int64_t j = own.begin; j < own.end; ++j) {
+            out.row(r)[j] += rows.row(r)[i] * t.row(i)[j];
+          }
+        });
       }
-    }
+    });
   });
 }
 
 template <class T>
 void solve_few(const Strict<T>& t, View<T> rows, int64_t count) {
-  each(t.n, t.triangle == Triangle::lower, [&](int64_t i) {
-    for (int64_t r = 0; r < count; ++r) {
-      T* b = rows.row(r);
-      b[i] = (b[i] - dot<T>(t.matrix.row(i), b, t.begin(i), t.end(i))) / t.diagonal;
-    }
+  const bool ascending = t.triangle == Triangle::lower;
+  // Takes the columns' numbers out of a group's.
+  const auto take_out = [&](Range group, Range columns, T* b) {
+    T sums[kGroup];
+    dots(t, group.begin, columns, b, sums);
+    for (int64_t i = group.begin; i < group.end; ++i) b[i] -= sums[i - group.begin];
+  };
+  in_parts({0, t.n}, kChain, ascending, [&](Range chain) {
+    const Range solved = shared(t, chain);
+    on_threads(chain, solved.end - solved.begin, [&](Range part) {
+      in_parts(part, kGroup, true, [&](Range group) {
+        for (int64_t r = 0; r < count; ++r) take_out(group, solved, rows.row(r));
+      });
+    });
+    in_parts(chain, kGroup, ascending, [&](Range group) {
+      for (int64_t r = 0; r < count; ++r) {
+        T* b = rows.row(r);
+        take_out(group, both(shared(t, group), chain), b);
+        each(group, ascending, [&](int64_t i) {
+          const Range own = both(t.columns(i), group);
+          for (int64_t j = own.begin; j < own.end; ++j) b[i] -= t.row(i)[j] * b[j];
+          b[i] /= t.diagonal;
+        });
+      }
+    });
   });
 }
 
 template <class T>
 void solve_transposed_few(const Strict<T>& t, View<T> rows, int64_t count) {
-  each(t.n, t.triangle == Triangle::upper, [&](int64_t i) {
-    for (int64_t r = 0; r < count; ++r) {
-      T* b = rows.row(r);
-      b[i] /= t.diagonal;
-      add<T>(-b[i], t.matrix.row(i), b, t.begin(i), t.end(i));
-    }
+  const bool ascending = t.triangle == Triangle::upper;
+  // Takes a group's numbers out of the columns'.
+  const auto take_out = [&](Range group, Range columns, T* b) {
+    T factors[kGroup] = {};
+    for (int64_t i = group.begin; i < group.end; ++i) factors[i - group.begin] = -b[i];
+    add(t, group.begin, columns, factors, b);
+  };
+  in_parts({0, t.n}, kChain, ascending, [&](Range chain) {
+    in_parts(chain, kGroup, ascending, [&](Range group) {
+      for (int64_t r = 0; r < count; ++r) {
+        T* b = rows.row(r);
+        each(group, ascending, [&](int64_t i) {
+          b[i] /= t.diagonal;
+          const Range own = both(t.columns(i), group);
+          for (int64_t j = own.begin; j < own.end; ++j) b[j] -= b[i] * t.row(i)[j];
+        });
+        take_out(group, both(shared(t, group), chain), b);
+      }
+    });
+    const Range rest = shared(t, chain);
+    on_threads(rest, chain.end - chain.begin, [&](Range part) {
+      in_parts(chain, kGroup, true, [&](Range group) {
+        for (int64_t r = 0; r < count; ++r) take_out(group, part, rows.row(r));
+      });
+    });
+  });
+}
+
+template <class T>
+void weight_gradient_few(View<const T> gz, View<const T> h, T sign_h, View<const T> gh,
+                         View<const T> x, T sign_x, int64_t count, View<T> out) {
+  const int64_t n = out.stride;
+  on_threads({0, n}, n, [&](Range part) {
+    each(part, true, [&](int64_t i) {
+      T* row = out.row(i);
+      std::fill_n(row, n, T(0));
+      for (int64_t r = 0; r < count; ++r) {
+        const T lower = sign_h * gz.row(r)[i], upper = sign_x * gh.row(r)[i];
+        for (int64_t j = 0; j < i; ++j) row[j] += lower * h.row(r)[j];
+        for (int64_t j = i + 1; j < n; ++j) row[j] += upper * x.row(r)[j];
+      }
+    });
   });
 }
 
@@ -96,7 +210,9 @@ void solve_transposed_few(const Strict<T>& t, View<T> rows, int64_t count) {
   template void multiply_few<T>(const Strict<T>&, View<const T>, View<T>, int64_t);            \
   template void multiply_transposed_few<T>(const Strict<T>&, View<const T>, View<T>, int64_t); \
   template void solve_few<T>(const Strict<T>&, View<T>, int64_t);                              \
-  template void solve_transposed_few<T>(const Strict<T>&, View<T>, int64_t);
+  template void solve_transposed_few<T>(const Strict<T>&, View<T>, int64_t);                   \
+  template void weight_gradient_few<T>(View<const T>, View<const T>, T, View<const T>,         \
+                                       View<const T>, T, int64_t, View<T>);
 INVCAP_INSTANTIATE(float)
 INVCAP_INSTANTIATE(double)
 #undef INVCAP_INSTANTIATE

@@ -1,12 +1,19 @@
 // Products and solves with a triangular matrix for so few rows that reading it once is what costs.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/triangular.h"
 
 namespace invcap::cpu {
 
 // At most so many rows are few: with more, matrix products are faster.
 constexpr int64_t kFewRows = 4;
+
+// Indices from `begin` to before `end`.
+struct Range {
+  int64_t begin, end;
+};
 
 // The strict `triangle` of a row-major matrix t, (n, n), with a constant diagonal.
 template <class T>
@@ -16,9 +23,12 @@ struct Strict {
   Triangle triangle;
   T diagonal;
 
-  // The columns [begin, end) of row i that lie in the triangle.
-  int64_t begin(int64_t i) const { return triangle == Triangle::lower ? 0 : i + 1; }
-  int64_t end(int64_t i) const { return triangle == Triangle::lower ? i : n; }
+  // Row i; beyond the last one, that again, for those who read several at a time.
+  const T* row(int64_t i) const { return matrix.row(std::min(i, n - 1)); }
+  // The columns of row i that lie in the triangle.
+  Range columns(int64_t i) const {
+    return triangle == Triangle::lower ? Range{0, i} : Range{i + 1, n};
+  }
 };
 
 // out = t b and out = t^T b for each row b of `rows`, (count, n); on all threads.
@@ -27,10 +37,15 @@ void multiply_few(const Strict<T>& t, View<const T> rows, View<T> out, int64_t c
 template <class T>
 void multiply_transposed_few(const Strict<T>& t, View<const T> rows, View<T> out, int64_t count);
 
-// b = t^-1 b and b = t^-T b for each row b of `rows`, (count, n); each number waits for the last.
+// b = t^-1 b and b = t^-T b for each row b of `rows`, (count, n), in place.
 template <class T>
 void solve_few(const Strict<T>& t, View<T> rows, int64_t count);
 template <class T>
 void solve_transposed_few(const Strict<T>& t, View<T> rows, int64_t count);
+
+// As `weight_gradient`, of rows as they are: gz, gh, h and x are (count, n), out is (n, n).
+template <class T>
+void weight_gradient_few(View<const T> gz, View<const T> h, T sign_h, View<const T> gh,
+                         View<const T> x, T sign_x, int64_t count, View<T> out);
 
 }  // namespace invcap::cpu

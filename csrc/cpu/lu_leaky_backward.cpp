@@ -91,31 +91,26 @@ void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> a
   });
 }
 
-// A few rows by way of rows, from which gz and gh are copied as columns.
+// A few rows, that stay rows: writes gz and gh, (rows, n).
 template <class T>
 void backward_few(const Pass<T>& pass, View<T> gz, View<T> gh) {
   const auto lower = strict<T>(pass.lu, Triangle::lower, pass.diagonal);
   const auto upper = strict<T>(pass.lu, Triangle::upper, pass.diagonal);
-  const int64_t n = lower.n, size = pass.rows * n;
-  std::vector<T> memory(2 * size);
-  const View<T> gz_rows{memory.data(), n}, gh_rows = gz_rows.at(pass.rows);
+  const int64_t size = pass.rows * lower.n;
   const auto through = [&](auto from, auto to) {
     for (int64_t r = 0; r < pass.rows; ++r) pass.through(r, from.row(r), to.row(r));
   };
   if (pass.inverse) {
-    std::copy_n(pass.grad.data, size, gh_rows.data);
-    solve_transposed_few<T>(upper, gh_rows, pass.rows);
-    std::copy_n(gh_rows.data, size, gz_rows.data);
-    solve_transposed_few<T>(lower, gz_rows, pass.rows);
-    through(gz_rows, pass.input_grad);
+    std::copy_n(pass.grad.data, size, gh.data);
+    solve_transposed_few<T>(upper, gh, pass.rows);
+    std::copy_n(gh.data, size, gz.data);
+    solve_transposed_few<T>(lower, gz, pass.rows);
+    through(gz, pass.input_grad);
   } else {
-    through(pass.grad, gz_rows);
-    multiply_transposed_few<T>(lower, gz_rows, gh_rows, pass.rows);
-    multiply_transposed_few<T>(upper, gh_rows, pass.input_grad, pass.rows);
+    through(pass.grad, gz);
+    multiply_transposed_few<T>(lower, gz, gh, pass.rows);
+    multiply_transposed_few<T>(upper, gh, pass.input_grad, pass.rows);
   }
-  const T sign = pass.inverse ? -1 : 1;
-  transpose<T>(pass.rows, n, gz_rows, gz, kAsItIs);
-  transpose<T>(pass.rows, n, gh_rows, gh, [=](T value, int64_t, int64_t) { return sign * value; });
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& x,
@@ -128,7 +123,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
   const auto input_grad = at::empty_like(x_wide);
   return AT_DISPATCH_FLOATING_TYPES(x_wide.scalar_type(), "lu_leaky_backward", [&] {
     using T = scalar_t;
-    const Workspace<T> work(n, rows, options);
     const Pass<T> pass{wide(lu).contiguous(),
                        diagonal,
                        inverse,
@@ -137,13 +131,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
                        read<T>(grad_wide),
                        read<T>(y_wide),
                        write<T>(input_grad)};
-    rows <= kFewRows ? backward_few(pass, work.gz, work.gh)
-                     : backward_tiles(pass, work.lu_t, work.gz, work.gh);
     // Of the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
     const T sign = inverse ? -1 : 1;
-    const auto glu = weight_gradient<T>(work.gz, h_wide, sign, work.gh, x_wide, 1);
-    const auto gb =
-        at::from_blob(work.gz.data, {n, rows}, {work.gz.stride, 1}, options).sum(1).mul_(sign);
+    at::Tensor glu, gb;
+    if (rows <= kFewRows) {
+      const auto gz = at::empty_like(x_wide), gh = at::empty_like(x_wide);
+      backward_few(pass, write<T>(gz), write<T>(gh));
+      glu = at::empty({n, n}, options);
+      weight_gradient_few<T>(read<T>(gz), read<T>(h_wide), sign, read<T>(gh), read<T>(x_wide), sign,
+                             rows, write<T>(glu));
+      gb = gz.sum(0).mul_(sign);
+    } else {
+      const Workspace<T> work(n, rows, options);
+      backward_tiles(pass, work.lu_t, work.gz, work.gh);
+      glu = weight_gradient<T>(work.gz, h_wide, sign, work.gh, x_wide, 1);
+      gb = at::from_blob(work.gz.data, {n, rows}, {work.gz.stride, 1}, options).sum(1).mul_(sign);
+    }
     return std::make_tuple(input_grad.to(x.dtype()), glu.to(x.dtype()), gb.to(x.dtype()));
   });
 }
