@@ -30,8 +30,6 @@ T leaky(T value, T slope, T sign) {
   return sign < 0 ? scaled : value;
 }
 
-constexpr auto kAsItIs = [](auto value, int64_t, int64_t) { return value; };
-
 // A triangle of lu for few rows.
 template <class T>
 Strict<T> strict(const at::Tensor& lu, Triangle triangle, double diagonal) {

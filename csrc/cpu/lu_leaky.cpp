@@ -58,20 +58,22 @@ at::Tensor run_few(const Layer<T>& layer, bool inverse, const at::Tensor& input,
   return output;
 }
 
-// A tile through a layer, in place; leaves h or, of the inverse, -h in b.
-template <class T>
-void run_tile(const Layer<T>& layer, const Factors<T>& factors, bool inverse, View<T> a, View<T> b,
-              int64_t width) {
+// A tile through a layer, in place; calls at_h() where it is h or, of the inverse, -h.
+template <class T, class AtH>
+void run_tile(const Layer<T>& layer, const Factors<T>& factors, bool inverse, View<T> tile,
+              int64_t width, const AtH& at_h) {
   const T* bias = layer.bias.template const_data_ptr<T>();
   const int64_t n = factors.lower.n;
   if (inverse) {
-    change<T>(n, width, a, bias, [=](T y, T b) { return layer.undo(y, b); });
-    solve<T>(factors.lower, a, b, width);
-    solve<T>(factors.upper, b, a, width);
+    change<T>(n, width, tile, bias, [=](T y, T b) { return layer.undo(y, b); });
+    solve<T>(factors.lower, tile, width);
+    at_h();
+    solve<T>(factors.upper, tile, width);
   } else {
-    multiply<T>(factors.upper, a, b, width);
-    multiply<T>(factors.lower, b, a, width);
-    change<T>(n, width, a, bias, [=](T z, T b) { return layer.activate(z, b); });
+    multiply<T>(factors.upper, tile, width);
+    at_h();
+    multiply<T>(factors.lower, tile, width);
+    change<T>(n, width, tile, bias, [=](T z, T b) { return layer.activate(z, b); });
   }
 }
 
@@ -89,16 +91,19 @@ at::Tensor run(const at::Tensor& input, const std::vector<Layer<T>>& layers, boo
   std::vector<Factors<T>> factors;
   for (const auto& layer : layers) factors.emplace_back(layer.lu, layer.diagonal, inverse);
   const auto output = at::empty_like(input);
-  for_tiles<T>(rows, n, [&](const Tile& tile, View<T> a, View<T> b) {
-    load<T>(tile, n, read<T>(input), a, kAsItIs);
+  for_tiles<T>(rows, n, [&](const Tile& tile, View<T> columns) {
+    const auto at_h = [&] {
+      if (!h.defined()) return;
+      const View<T> out = write<T>(h);
+      store<T>(tile, n, columns, out);
+      T* first = out.row(tile.begin);
+      for (int64_t i = 0; i < tile.size * n && inverse; ++i) first[i] = -first[i];
+    };
+    load<T>(tile, n, read<T>(input), columns);
     for (size_t i = 0; i < layers.size(); ++i) {
-      run_tile(layers[i], factors[i], inverse, a, b, tile.width);
+      run_tile(layers[i], factors[i], inverse, columns, tile.width, at_h);
     }
-    const T sign = inverse ? -1 : 1;
-    if (h.defined()) {
-      store<T>(tile, n, b, write<T>(h), [=](T value, int64_t, int64_t) { return sign * value; });
-    }
-    store<T>(tile, n, a, write<T>(output), kAsItIs);
+    store<T>(tile, n, columns, write<T>(output));
   });
   return output;
 }

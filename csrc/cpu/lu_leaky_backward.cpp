@@ -12,16 +12,7 @@
 namespace invcap::cpu {
 namespace {
 
-// out = a^T, by blocks of rows.
-template <class T>
-void transpose_square(View<const T> a, int64_t n, View<T> out) {
-  at::parallel_for(0, n, kMostColumns, [&](int64_t begin, int64_t end) {
-    transpose<T>(n, end - begin, a.at(0, begin), out.at(begin), kAsItIs);
-  });
-}
-
-// What a backward pass works with: the transpose of lu, and gz and gh as columns, (n, rows). Those
-// lie an odd number of cache lines apart, so that they do not meet in one set of a cache, and have
+// What a backward pass works with: the transpose of lu, and gz and gh as columns, (n, rows), with
 // room for what a last tile has too much. A thread keeps the memory for its next call, if it is not
 // much: the system takes longer to find it than a small product takes.
 template <class T>
@@ -32,14 +23,17 @@ struct Workspace {
 
   Workspace(int64_t n, int64_t rows, const at::TensorOptions& options) {
     thread_local at::Tensor kept;
-    const int64_t stride = ((rows + 2 * kMostColumns) / 16 | 1) * 16;
-    const int64_t size = n * n + 2 * n * stride;
+    const int64_t side = odd_lines(n), stride = odd_lines(rows + kMostColumns);
+    const int64_t size = n * (side + 2 * stride);
     memory = kept.defined() && kept.numel() >= size ? kept : at::empty({size}, options);
     if (size <= kKept) kept = memory;
-    lu_t = {memory.mutable_data_ptr<T>(), n};
+    lu_t = {memory.mutable_data_ptr<T>(), side};
     gz = {lu_t.row(n), stride};
     gh = {gz.row(n), stride};
   }
+
+  // The next odd number of cache lines of 16 numbers.
+  static int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
 };
 
 // What a backward pass is from, and where the gradient of its input goes.
@@ -65,28 +59,36 @@ struct Pass {
 template <class T>
 void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> all_gh) {
   const int64_t n = pass.lu.size(0);
-  transpose_square<T>(read<T>(pass.lu), n, lu_t);
-  const Factors<T> t(at::from_blob(lu_t.data, {n, n}, pass.lu.options()), pass.diagonal,
-                     pass.inverse);
+  at::parallel_for(0, n, kMostColumns, [&](int64_t begin, int64_t end) {
+    transpose<T>(n, end - begin, read<T>(pass.lu).at(0, begin), lu_t.at(begin));
+  });
+  const Factors<T> t(at::from_blob(lu_t.data, {n, n}, {lu_t.stride, 1}, pass.lu.options()),
+                     pass.diagonal, pass.inverse);
   const auto &lower = t.upper, &upper = t.lower;  // L^T and U^T
-  for_tiles<T>(pass.rows, n, [&](const Tile& tile, View<T> a, View<T> b) {
+  for_tiles<T>(pass.rows, n, [&](const Tile& tile, View<T> columns) {
     const auto gz = all_gz.at(0, tile.begin), gh = all_gh.at(0, tile.begin);
+    const auto keep = [&](View<T> out) { copy_rows<T>(columns, n, tile.width, out); };
     if (pass.inverse) {
-      load<T>(tile, n, pass.grad, a, kAsItIs);
-      solve<T>(upper, a, gh, tile.width);
-      solve<T>(lower, gh, gz, tile.width);
-      store<T>(tile, n, gz, pass.input_grad, kAsItIs);
+      load<T>(tile, n, pass.grad, columns);
+      solve<T>(upper, columns, tile.width);
+      keep(gh);
+      solve<T>(lower, columns, tile.width);
+      keep(gz);
+      store<T>(tile, n, columns, pass.input_grad);
       for (int64_t row = tile.begin; row < tile.begin + tile.size; ++row) {
         pass.through(row, pass.input_grad.row(row), pass.input_grad.row(row));
       }
     } else {
-      const View<T> rows{b.data, n};
-      for (int64_t r = 0; r < tile.size; ++r)
-        pass.through(tile.begin + r, pass.grad.row(tile.begin + r), rows.row(r));
-      load<T>(Tile{0, tile.size, tile.width}, n, rows, gz, kAsItIs);
-      multiply<T>(lower, gz, gh, tile.width);
-      multiply<T>(upper, gh, a, tile.width);
-      store<T>(tile, n, a, pass.input_grad, kAsItIs);
+      // The rows of the result have room for those of gz, until they are known themselves.
+      for (int64_t row = tile.begin; row < tile.begin + tile.size; ++row) {
+        pass.through(row, pass.grad.row(row), pass.input_grad.row(row));
+      }
+      load<T>(tile, n, pass.input_grad, columns);
+      keep(gz);
+      multiply<T>(lower, columns, tile.width);
+      keep(gh);
+      multiply<T>(upper, columns, tile.width);
+      store<T>(tile, n, columns, pass.input_grad);
     }
   });
 }

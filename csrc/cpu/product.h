@@ -2,6 +2,7 @@
 // are none, by ATen. The only file that multiplies matrices.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace invcap::cpu {
@@ -16,6 +17,12 @@ struct View {
   T* row(int64_t index) const { return data + index * stride; }
   operator View<const T>() const { return {data, stride}; }
 };
+
+// to = from, (rows, columns)
+template <class T>
+void copy_rows(View<const T> from, int64_t rows, int64_t columns, View<T> to) {
+  for (int64_t i = 0; i < rows; ++i) std::copy_n(from.row(i), columns, to.row(i));
+}
 
 // out = a b or, with `add`, out += a b; a: (rows, inner), b: (inner, columns), out: (rows,
 // columns). Calls may come from many threads. Fast for a's rows anywhere, and for b's rows next to

@@ -44,11 +44,10 @@ void invert(View<const T> t, int64_t size, Triangle triangle, double diagonal, V
 template <class T>
 Triangular<T> prepare(const at::Tensor& matrix, Triangle triangle, double diagonal, bool inverted) {
   const int64_t n = matrix.size(0), count = (n + kBlock - 1) / kBlock;
-  const View<const T> source{matrix.const_data_ptr<T>(), n};
+  const View<const T> source{matrix.const_data_ptr<T>(), matrix.stride(0)};
   const auto blocks = at::zeros({count, kBlock, kBlock}, matrix.options());
   T* target = blocks.mutable_data_ptr<T>();
-  const int64_t grain = inverted ? 1 : count;  // copies take less time than waking a thread
-  at::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kBlock, size = std::min(kBlock, n - begin);
       const View<T> out{target + block * kBlock * kBlock, kBlock};
@@ -59,14 +58,14 @@ Triangular<T> prepare(const at::Tensor& matrix, Triangle triangle, double diagon
 }
 
 // Calls work(begin, size, diagonal block, first row that it is coupled to, how many), in an order
-// in which a solve can go.
+// in which a block comes after those that it is coupled to, or before them.
 template <class T, class Work>
-void for_blocks(const Triangular<T>& t, const Work& work) {
+void for_blocks(const Triangular<T>& t, bool after, const Work& work) {
   const T* diagonal = t.blocks.template const_data_ptr<T>();
   const int64_t count = t.blocks.size(0);
+  const bool lower = t.triangle == Triangle::lower;
   for (int64_t i = 0; i < count; ++i) {
-    const bool lower = t.triangle == Triangle::lower;
-    const int64_t block = lower ? i : count - 1 - i;
+    const int64_t block = lower == after ? i : count - 1 - i;
     const int64_t begin = block * kBlock, end = std::min(begin + kBlock, t.n);
     work(begin, end - begin, View<const T>{diagonal + block * kBlock * kBlock, kBlock},
          lower ? 0 : end, lower ? begin : t.n - end);
@@ -86,36 +85,40 @@ Triangular<T> inverted_factor(const at::Tensor& matrix, Triangle triangle, doubl
 }
 
 template <class T>
-void multiply(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width) {
-  for_blocks(t,
+void multiply(const Triangular<T>& t, View<T> b, int64_t width) {
+  T memory[kBlock * kMostColumns];
+  const View<T> sum{memory, width};
+  for_blocks(t, /*after=*/false,
              [&](int64_t begin, int64_t size, View<const T> diagonal, int64_t from, int64_t count) {
-               product(size, width, size, diagonal, b.at(begin), out.at(begin), /*add=*/false);
+               product(size, width, size, diagonal, b.at(begin), sum, /*add=*/false);
                if (count > 0) {
-                 product(size, width, count, t.matrix.at(begin, from), b.at(from), out.at(begin),
+                 product(size, width, count, t.matrix.at(begin, from), b.at(from), sum,
                          /*add=*/true);
                }
+               copy_rows<T>(sum, size, width, b.at(begin));
              });
 }
 
 template <class T>
-void solve(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width) {
-  T scratch[kBlock * kMostColumns];
-  const View<T> rest{scratch, width};
-  for_blocks(
-      t, [&](int64_t begin, int64_t size, View<const T> diagonal, int64_t from, int64_t count) {
-        for (int64_t i = 0; i < size; ++i) std::copy_n(b.row(begin + i), width, rest.row(i));
-        if (count > 0) {
-          product(size, width, count, t.matrix.at(begin, from), out.at(from), rest, /*add=*/true);
-        }
-        product(size, width, size, diagonal, rest, out.at(begin), /*add=*/false);
-      });
+void solve(const Triangular<T>& t, View<T> b, int64_t width) {
+  T memory[kBlock * kMostColumns];
+  const View<T> rest{memory, width};
+  for_blocks(t, /*after=*/true,
+             [&](int64_t begin, int64_t size, View<const T> diagonal, int64_t from, int64_t count) {
+               copy_rows<T>(b.at(begin), size, width, rest);
+               if (count > 0) {
+                 product(size, width, count, t.matrix.at(begin, from), b.at(from), rest,
+                         /*add=*/true);
+               }
+               product(size, width, size, diagonal, rest, b.at(begin), /*add=*/false);
+             });
 }
 
-#define INVCAP_INSTANTIATE(T)                                                       \
-  template Triangular<T> factor<T>(const at::Tensor&, Triangle, double);            \
-  template Triangular<T> inverted_factor<T>(const at::Tensor&, Triangle, double);   \
-  template void multiply<T>(const Triangular<T>&, View<const T>, View<T>, int64_t); \
-  template void solve<T>(const Triangular<T>&, View<const T>, View<T>, int64_t);
+#define INVCAP_INSTANTIATE(T)                                                     \
+  template Triangular<T> factor<T>(const at::Tensor&, Triangle, double);          \
+  template Triangular<T> inverted_factor<T>(const at::Tensor&, Triangle, double); \
+  template void multiply<T>(const Triangular<T>&, View<T>, int64_t);              \
+  template void solve<T>(const Triangular<T>&, View<T>, int64_t);
 INVCAP_INSTANTIATE(float)
 INVCAP_INSTANTIATE(double)
 #undef INVCAP_INSTANTIATE

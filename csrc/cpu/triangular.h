@@ -31,18 +31,19 @@ struct Triangular {
   at::Tensor blocks;
 };
 
-// For `multiply`, and for `solve`. matrix: (n, n), contiguous.
+// For `multiply`, and for `solve`. matrix: (n, n), its rows contiguous.
 template <class T>
 Triangular<T> factor(const at::Tensor& matrix, Triangle triangle, double diagonal);
 template <class T>
 Triangular<T> inverted_factor(const at::Tensor& matrix, Triangle triangle, double diagonal);
 
-// out = t b. b, out: (n, width), not the same. Cost: n^2 width flops, half of a dense product.
+// b = t b, in place: a block is done before those that it is coupled to. b: (n, width). Cost:
+// n^2 width flops, half of a dense product.
 template <class T>
-void multiply(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width);
+void multiply(const Triangular<T>& t, View<T> b, int64_t width);
 
-// out = -t^-1 b with an inverted factor: minus, so that its products are added. Cost: as multiply.
+// b = -t^-1 b with an inverted factor: minus, so that its products are added. Cost: as multiply.
 template <class T>
-void solve(const Triangular<T>& t, View<const T> b, View<T> out, int64_t width);
+void solve(const Triangular<T>& t, View<T> b, int64_t width);
 
 }  // namespace invcap::cpu
