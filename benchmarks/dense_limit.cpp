@@ -11,12 +11,15 @@ at::Tensor dense(const at::Tensor& x, const at::Tensor& weight) {
   const int64_t n = x.size(1);
   const auto y = at::empty_like(x);
   const auto w = read<float>(weight);
-  for_tiles<float>(x.size(0), n, [&](const Tile& tile, View<float> a, View<float> b) {
-    load<float>(tile, n, read<float>(x), a, kAsItIs);
+  for_tiles<float>(x.size(0), n, [&](const Tile& tile, View<float> a) {
+    thread_local std::vector<float> memory;
+    memory.resize(n * tile.width);
+    const View<float> b{memory.data(), tile.width};
+    load<float>(tile, n, read<float>(x), a);
     for (int64_t begin = 0; begin < n; begin += kBlock) {
       product(std::min(kBlock, n - begin), tile.width, n, w.at(begin), a, b.at(begin), false);
     }
-    store<float>(tile, n, b, write<float>(y), kAsItIs);
+    store<float>(tile, n, b, write<float>(y));
   });
   return y;
 }

@@ -7,6 +7,7 @@ in turns in one process, in float32 unless said otherwise. nflows, normflows and
 their users call them.
 """
 
+import copy
 import json
 import re
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from matplotlib.figure import Figure
@@ -199,6 +201,38 @@ def growth() -> dict[str, dict[int, float]]:
     }
 
 
+def slopes(grown: dict[str, dict[int, float]]) -> dict[str, float]:
+    """Powers with which the cost grows in the end: over the last three points of each."""
+    return {
+        name: float(np.polyfit(*np.log([[*points][-3:], [*points.values()][-3:]]), 1)[0])
+        for name, points in grown.items()
+    }
+
+
+def errors(n: int, batch: int) -> dict[str, float]:
+    """Errors against float64, as multiples of a dense layer's and of `solve_triangular`'s."""
+    torch.manual_seed(0)
+    layer = InvertibleLinear(n, negative_slope=1.0, bias=False)
+    torch.nn.init.normal_(layer.lu, std=0.5 / n**0.5)
+    exact = copy.deepcopy(layer).double()
+    rows = torch.randn(batch, n)
+    unit = torch.eye(n)
+    with torch.no_grad():
+        lower, upper = layer.lu.tril(-1) + unit, layer.lu.triu(1) + unit
+        weight = exact.weight.float()
+        forward, back = exact(rows.double()), exact.inverse(rows.double())
+        solved = torch.linalg.solve_triangular(lower, rows.T, upper=False)
+        solved = torch.linalg.solve_triangular(upper, solved, upper=True).T
+
+        def ratio(ours: Tensor, theirs: Tensor, right: Tensor) -> float:
+            return ((ours - right).norm() / (theirs - right).norm()).item()
+
+        return {
+            "forward": ratio(layer(rows), nn.functional.linear(rows, weight), forward),
+            "inverse": ratio(layer.inverse(rows), solved, back),
+        }
+
+
 def peak_resident() -> int:
     """Bytes; unlike `getrusage`'s, not those of the process that started this one."""
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -248,6 +282,12 @@ def table(results: dict) -> str:
     for key, found in results["bfloat16"].items():
         figures = " | ".join(f"{found[name]:.2f}" for name in ("forward", "inverse", "step"))
         lines.append(f"| {' | '.join(key.split(', '))} | {figures} |")
+    lines += ["", "Errors in float32, beside those of a dense layer and of solve_triangular:", ""]
+    lines += ["| n | forward | inverse |", "| --- | --- | --- |"]
+    for key, found in results["errors"].items():
+        lines.append(f"| {key} | {found['forward']:.2f} | {found['inverse']:.2f} |")
+    powers = ", ".join(f"{name}^{power:.2f}" for name, power in results["slopes"].items())
+    lines += ["", f"In the end a step costs as {powers}."]
     lines += ["", f"A step of {DEPTH} layers, beside the plain network's:", ""]
     lines += ["| n | batch | store | recompute |", "| --- | --- | --- | --- |"]
     for key, found in results["network"].items():
@@ -334,7 +374,9 @@ def measure() -> dict:
             for n in tqdm(PEER_SIZES, desc="peers")
             for batch in PEER_BATCHES
         },
-        "growth": growth(),
+        "errors": {str(n): errors(n, 256) for n in SIZES},
+        "growth": (grown := growth()),
+        "slopes": slopes(grown),
     }
 
 

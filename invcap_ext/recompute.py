@@ -16,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from invcap_ext.layers import InvertibleLinear
 
+# On a CPU, rows of so many numbers go back together: what they need then stays small.
+NUMBERS_AT_ONCE = 1 << 19
 Settings = tuple[tuple[float, float], ...]
 OPERATORS = torch.ops.invcap
 
@@ -47,13 +49,26 @@ class _Recomputed(torch.autograd.Function):
         rows, *parameters = ctx.saved_tensors
         undo = OPERATORS.lu_leaky if ctx.inverse else OPERATORS.lu_leaky_inverse
         back = OPERATORS.lu_leaky_inverse_backward if ctx.inverse else OPERATORS.lu_leaky_backward
-        grads: list[Tensor | None] = [None] * len(parameters)
+        grads = [
+            None if parameter is None else torch.zeros_like(parameter) for parameter in parameters
+        ]
+        input_grad = rows.new_empty(rows.shape) if ctx.needs_input_grad[0] else None
         layers = range(len(ctx.settings))
-        for layer in layers if ctx.inverse else reversed(layers):
-            lu, bias = parameters[2 * layer : 2 * layer + 2]
-            before, h = undo(rows, lu, bias, *ctx.settings[layer])
-            x, y = (rows, before) if ctx.inverse else (before, rows)
-            grad, glu, gb = back(grad, x, y, h, lu, *ctx.settings[layer])
-            grads[2 * layer : 2 * layer + 2] = glu, None if bias is None else gb
-            rows = before
-        return grad, None, None, *grads
+        n = rows.shape[-1]
+        count = rows.numel() // n
+        some = max(1, NUMBERS_AT_ONCE // n) if rows.device.type == "cpu" else count
+        for first in range(0, count, max(1, some)):
+            part = slice(first, first + some)
+            after, part_grad = rows.reshape(-1, n)[part], grad.reshape(-1, n)[part]
+            for layer in layers if ctx.inverse else reversed(layers):
+                lu, bias = parameters[2 * layer : 2 * layer + 2]
+                before, h = undo(after, lu, bias, *ctx.settings[layer])
+                x, y = (after, before) if ctx.inverse else (before, after)
+                part_grad, glu, gb = back(part_grad, x, y, h, lu, *ctx.settings[layer])
+                grads[2 * layer] += glu
+                if bias is not None:
+                    grads[2 * layer + 1] += gb
+                after = before
+            if input_grad is not None:
+                input_grad.view(-1, n)[part] = part_grad
+        return input_grad, None, None, *grads

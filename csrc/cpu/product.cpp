@@ -7,6 +7,9 @@
 namespace invcap::cpu {
 namespace {
 
+// The micro-kernels add up so many products in one float32 before they go to the others.
+constexpr int64_t kInner = 512;
+
 template <class T>
 void by_aten(int64_t rows, int64_t columns, int64_t inner, View<const T> a, View<const T> b,
              View<T> out, bool add) {
@@ -47,8 +50,11 @@ void product(int64_t rows, int64_t columns, int64_t inner, View<const float> a, 
              View<float> out, bool add) {
 #ifdef CPUBLAS_BRGEMM_F32F32F32
   if (has_brgemm()) {
-    return brgemm(rows, columns, inner, a.stride, b.stride, out.stride, add, a.data, b.data,
-                  out.data, /*is_vnni=*/false);
+    for (int64_t k = 0; k < inner; k += kInner) {
+      brgemm(rows, columns, std::min(kInner, inner - k), a.stride, b.stride, out.stride,
+             add || k > 0, a.at(0, k).data, b.at(k).data, out.data, /*is_vnni=*/false);
+    }
+    return;
   }
 #endif
   by_aten(rows, columns, inner, a, b, out, add);

@@ -25,6 +25,10 @@ def test_all_is_measured_and_shown(speed, tmp_path):
     assert all(value > 0 for value in ratios.values())
     assert set(results["network"]["16, 8"]) == {"store", "recompute"}
     assert all(len(found) == 5 for found in results["peers"].values())
+    # The first cells' rounding, in units of a dense layer's and of solve_triangular's.
+    errors = results["errors"]["1024"]
+    assert 0.1 < errors["forward"] < 2 and 0.1 < errors["inverse"] < 2
+    assert set(results["slopes"]) == {"n", "batch", "depth"}
     text = speed.table(results)
     assert "| 1024 | 256 |" in text and "zuko" in text
     speed.plot(results).savefig(tmp_path / "ratios.png")
@@ -35,7 +39,7 @@ def test_the_limit_is_a_dense_product(speed):
     torch.testing.assert_close(speed.limit()(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_recomputing_takes_less_memory_than_storing_whatever_this_process_takes(speed):
+def test_recomputing_takes_half_the_memory_of_storing_whatever_this_process_takes(speed):
     ballast = torch.ones(2**28)
     found = speed.memory()
-    assert ballast.numel() and 0 < found["recompute"] < found["store"]
+    assert ballast.numel() and 0 < found["recompute"] < 0.5 * found["store"]

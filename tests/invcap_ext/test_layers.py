@@ -10,6 +10,7 @@ from layer_references import dense_weight, jacobian, make_case, randomize_, rela
 from torch import Tensor, nn
 
 from invcap_ext import InvertibleLinear, InvertibleNetwork, lu_leaky, lu_leaky_inverse
+from invcap_ext.recompute import NUMBERS_AT_ONCE
 
 DIRECTIONS = ("forward", "inverse")
 
@@ -105,9 +106,11 @@ def test_a_network_is_its_layers_in_order_and_its_inverse_theirs_in_reverse(
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("shape", ((33,), (0, 33), (7, 33), (2, 3, 33)), ids=str)
+@pytest.mark.parametrize("at_once", (1, 100, NUMBERS_AT_ONCE))
 def test_recomputed_activations_give_the_values_and_gradients_of_stored_ones(
-    direction: str, shape: tuple[int, ...]
+    direction: str, shape: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("invcap_ext.recompute.NUMBERS_AT_ONCE", at_once)
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     grad = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     outcomes = []
@@ -143,9 +146,11 @@ def test_without_gradients_a_network_gives_the_same_in_one_operator(direction: s
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("at_once", (1, 12, NUMBERS_AT_ONCE))
 def test_second_derivatives_through_recomputed_activations_are_those_of_stored_ones(
-    direction: str,
+    direction: str, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("invcap_ext.recompute.NUMBERS_AT_ONCE", at_once)
     x, along = rows(5, 6), rows(5, 6, seed=2)
     outcomes = []
     for network in both_activations(n=6, depth=3):
