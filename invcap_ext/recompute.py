@@ -49,15 +49,13 @@ class _Recomputed(torch.autograd.Function):
         rows, *parameters = ctx.saved_tensors
         undo = OPERATORS.lu_leaky if ctx.inverse else OPERATORS.lu_leaky_inverse
         back = OPERATORS.lu_leaky_inverse_backward if ctx.inverse else OPERATORS.lu_leaky_backward
-        grads = [
-            None if parameter is None else torch.zeros_like(parameter) for parameter in parameters
-        ]
+        grads: list[Tensor | None] = [None] * len(parameters)
         input_grad = rows.new_empty(rows.shape) if ctx.needs_input_grad[0] else None
         layers = range(len(ctx.settings))
         n = rows.shape[-1]
         count = rows.numel() // n
-        some = max(1, NUMBERS_AT_ONCE // n) if rows.device.type == "cpu" else count
-        for first in range(0, count, max(1, some)):
+        some = max(1, NUMBERS_AT_ONCE // n if rows.device.type == "cpu" else count)
+        for first in range(0, max(1, count), some):
             part = slice(first, first + some)
             after, part_grad = rows.reshape(-1, n)[part], grad.reshape(-1, n)[part]
             for layer in layers if ctx.inverse else reversed(layers):
@@ -65,10 +63,14 @@ class _Recomputed(torch.autograd.Function):
                 before, h = undo(after, lu, bias, *ctx.settings[layer])
                 x, y = (after, before) if ctx.inverse else (before, after)
                 part_grad, glu, gb = back(part_grad, x, y, h, lu, *ctx.settings[layer])
-                grads[2 * layer] += glu
+                grads[2 * layer] = _added(grads[2 * layer], glu)
                 if bias is not None:
-                    grads[2 * layer + 1] += gb
+                    grads[2 * layer + 1] = _added(grads[2 * layer + 1], gb)
                 after = before
             if input_grad is not None:
                 input_grad.view(-1, n)[part] = part_grad
         return input_grad, None, None, *grads
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)

@@ -16,7 +16,7 @@ constexpr int64_t kGrain = 16384;
 
 Range both(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
 
-// The columns that a triangle has in each of the rows [first, last), but for [first, last).
+// The columns that a triangle has in each of some rows, but for those rows' own.
 template <class T>
 Range shared(const Strict<T>& t, Range rows) {
   return t.triangle == Triangle::lower ? Range{0, rows.begin} : Range{rows.end, t.n};
