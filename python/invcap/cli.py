@@ -354,7 +354,13 @@ def invert(
     starts: Annotated[
         Path | None, typer.Option(help="Folder of learned starts; default the model's own.")
     ] = None,
-    words: Annotated[bool, typer.Option(help="Also find the likeliest prompt in words.")] = False,
+    words: Annotated[
+        bool,
+        typer.Option(
+            help="Also find the likeliest prompt in words, among what --captioner says, the start, "
+            "and what --token-vectors are read as."
+        ),
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
     draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam.")] = None,
@@ -492,8 +498,7 @@ def _diffusion(model: str | None, dtype: str) -> PromptInversionPipeline:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline = PromptInversionPipeline.from_pretrained(model)
-    return pipeline.to(device, getattr(torch, dtype))
+    return PromptInversionPipeline.from_pretrained(model, dtype=getattr(torch, dtype)).to(device)
 
 
 def _size(text: str) -> tuple[int, int]:

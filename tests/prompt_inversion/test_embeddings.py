@@ -68,7 +68,7 @@ def test_an_embedding_of_another_shape_is_refused(pipeline, saved):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_still_the_same_model(folder, saved, dtype):
-    half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    half = PromptInversionPipeline.from_pretrained(folder, dtype=dtype)
     assert load_prompt_embeds(saved[0], half).shape == (1, *SHAPE)
 
 

@@ -300,7 +300,7 @@ def test_checkpointed_activations_and_sliced_attention_give_the_same(pipeline, f
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_networks_keep_a_float32_embedding(folder, pictures, dtype):
-    half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    half = PromptInversionPipeline.from_pretrained(folder, dtype=dtype)
     found = invert(half, pictures[0], replace(SETTINGS, steps=20))
     assert found.prompt_embeds.dtype == torch.float32
     assert found.log_likelihood[0] > found.histories[0].held_out[0]

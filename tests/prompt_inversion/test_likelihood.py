@@ -98,7 +98,7 @@ def test_sizes_need_not_be_square(pipeline, pictures, size):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.02), ("float16", 0.005)])
 def test_half_precision_gives_nearly_the_same_bound(folder, pipeline, pictures, dtype, tolerance):
-    half = PromptInversionPipeline.from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+    half = PromptInversionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
     half.set_progress_bar_config(disable=True)
     found, exact = (p.log_likelihood(pictures[0], PROMPTS, draws=16) for p in (half, pipeline))
     assert half.unet.dtype == getattr(torch, dtype)

@@ -86,7 +86,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         """Loads a Stable Diffusion folder or hub name; by default the embedded tiny-sd.
 
         Args:
-            options: as of `DiffusionPipeline.from_pretrained`, such as `torch_dtype`.
+            options: as of `DiffusionPipeline.from_pretrained`, such as `dtype`.
 
         Raises:
             ValueError: it is neither a folder nor a model that loads, or not a Stable Diffusion.
