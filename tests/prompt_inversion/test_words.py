@@ -32,6 +32,22 @@ def test_ranking_ends_with_the_prompt_that_all_of_the_bank_prefers(pipeline, pic
         rank(pipeline, latents, PROMPTS, draws=12)
 
 
+@pytest.mark.parametrize(
+    ("nats", "order"),
+    [((0, 0, 0), "abc"), ((0, 0.5, 0.5), "abc"), ((0, 0.5, 2), "cab"), ((0, 9, 5), "bca")],
+)
+def test_the_order_decides_where_the_likelihood_hardly_does(
+    pipeline, pictures, monkeypatch, nats, order
+):
+    latents = pipeline.encode_images(pictures)[0]
+    bounds = torch.tensor(nats, dtype=torch.float64) / latents.numel()
+    monkeypatch.setattr(pipeline, "encode_prompts", lambda prompts: bounds)
+    monkeypatch.setattr(
+        pipeline, "bound_terms", lambda latents, hidden, bank: hidden.expand(len(bank))
+    )
+    assert rank(pipeline, latents, "abc").prompts == list(order)
+
+
 def test_words_are_whole_words(pipeline):
     words = pipeline.tokenizer.convert_ids_to_tokens(word_tokens(pipeline.tokenizer).tolist())
     assert {"a</w>", "red</w>", "square</w>"} <= set(words)

@@ -21,7 +21,7 @@ class Ranking:
     """Prompts by their likelihood.
 
     Attributes:
-        prompts: the likeliest first.
+        prompts: the best first.
         evaluations: of the UNet, without gradient, that it took.
     """
 
@@ -36,17 +36,19 @@ def rank(
     draws: int = 128,
     seed: int = 0,
 ) -> Ranking:
-    """Ranks prompts by their bounds on one bank, by successive halving.
+    """Ranks prompts by log p(latents | prompt) + log p(prompt), by successive halving.
 
-    All are measured on an eighth of the bank, the better half on another eighth, and so on: what is
-    left at the end has been measured on all of it.
+    The first is their bound on one bank: all are measured on an eighth of it, the better half on
+    another eighth, and so on: what is left at the end has been measured on all of it. The second
+    falls as one over a prompt's place: a few nats, which decide only between prompts that the model
+    hardly tells apart.
 
     Args:
         latents: (C, h, w), of the picture.
-        prompts: at least one.
+        prompts: at least one, those that are rather expected first.
         draws: pairs of the whole bank, a multiple of 8.
 
-    Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
+    Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016); Zipf's law.
     """
     if draws < 8 or draws % 8:
         raise ValueError(f"draws must be a multiple of 8, got {draws}")
@@ -54,13 +56,16 @@ def rank(
     bank = draw_bank(pipeline.schedule, draws, tuple(latents.shape), generator)
     hidden = pipeline.encode_prompts(prompts)
     total = torch.zeros(len(prompts), dtype=torch.float64)
-    left, lost, evaluations = torch.arange(len(prompts)), [], 0
+    prior = -torch.arange(1, len(prompts) + 1, dtype=torch.float64).log()
+    left, lost, measured, evaluations = torch.arange(len(prompts)), [], 0, 0
     for first, stride in ((0, 8), (4, 8), (2, 4), (1, 2)):
         part = part_of(bank, slice(first, None, stride))
         for index in left.tolist():
             total[index] += pipeline.bound_terms(latents, hidden[index], part).sum()
+        measured += len(part)
         evaluations += len(part) * len(left)
-        left = left[total[left].argsort(descending=True)]
+        nats = total[left] / measured * latents.numel() + prior[left]
+        left = left[nats.argsort(descending=True)]
         kept = (len(left) + 1) // 2
         lost.append(left[kept:])
         left = left[:kept]
