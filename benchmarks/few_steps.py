@@ -352,7 +352,7 @@ def table(results: dict[str, dict]) -> str:
             name,
             str(result["pictures"]),
             f"{result['bound']:.3f} ± {result['standard_error']:.3f}",
-            *(f"{100 * result['right'][factor]:.0f} %" for factor in FACTORS),
+            *(f"{100 * result['right'][factor]:.1f} %" for factor in FACTORS),
             str(result["gradients"]),
             f"{result['forwards']:.0f}",
             f"{result['seconds']:.1f}",

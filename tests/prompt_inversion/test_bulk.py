@@ -121,6 +121,15 @@ def test_a_pictures_seed_is_that_of_its_place_in_the_whole_list(pipeline, galler
     assert other[0]["log_likelihood"] != pytest.approx(rows[3]["log_likelihood"], abs=1e-3)
 
 
+def test_a_resumed_run_is_of_the_same_pictures_not_of_others_by_their_names(
+    pipeline, gallery, tmp_path
+):
+    bulk(pipeline, gallery, tmp_path / "found")
+    (gallery / NAMES[1]).write_bytes((gallery / NAMES[0]).read_bytes())
+    with pytest.raises(ValueError, match=f"{NAMES[1]} is not the picture that it was"):
+        bulk(pipeline, gallery, tmp_path / "found", resume=True)
+
+
 def test_files_and_folders_mix_in_the_order_given(pipeline, gallery, tmp_path):
     rows = bulk(pipeline, [gallery / "e.png", gallery / "deep"], tmp_path / "found")
     assert [Path(row["embedding"]).parent for row in rows] == [

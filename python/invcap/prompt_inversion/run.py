@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def begin(
         "model": pipeline.name_or_path,
         "signature": signature(pipeline.unet),
         "pictures": [source.name for source in sources],
+        "contents": [sha256(source.path.read_bytes()).hexdigest() for source in sources],
     }
     if path.exists():
         check_record(output, json.loads(json.dumps(record)))
@@ -262,11 +264,14 @@ def check_record(output: Path, asked: dict[str, Any]) -> None:
                 f"{output}: cannot resume with another {name}: the folder has "
                 f"{before.get(name)}, this run {now.get(name)}"
             )
+    for name, was, now_is in zip(had["pictures"], had["contents"], asked["contents"], strict=True):
+        if was != now_is:
+            raise ValueError(f"{output}: cannot resume: {name} is not the picture that it was")
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:
     """What must not differ between a run and its resumption, one entry for each fact."""
-    apart = ("inversion", "model", "signature", "pictures")
+    apart = ("inversion", "model", "signature", "pictures", "contents")
     facts = {name: value for name, value in record.items() if name not in apart}
     pictures = {f"picture {number}": name for number, name in enumerate(record["pictures"], 1)}
     return facts | record["inversion"] | pictures
