@@ -39,10 +39,10 @@ from tqdm import tqdm
 from invcap import InvertibleCaptioner
 from invcap.data import fit_picture, split_by_group
 from invcap.data.shapes import Scene, draw, load_shapes, scenes
+from invcap.diffusion.noise_samples import draw_samples, standard_error
+from invcap.figures import write_figure
 from invcap.files import read_tensors, write_json, write_tensors, write_text
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, few_steps
-from invcap.prompt_inversion.bank import draw_bank, standard_error
-from invcap.prompt_inversion.report import write_figure
 from invcap.prompt_inversion.words import rank, read_tokens
 from invcap.tiny_sd.evaluate import accuracies
 
@@ -271,7 +271,7 @@ def run_chunk(problem: Problem, method: Method, path: Path) -> None:
     terms = []
     for seed, clean, hidden in zip(problem.seeds, latents, found.hidden, strict=True):
         generator = torch.Generator().manual_seed(COUNT + seed)
-        bank = draw_bank(pipeline.schedule, JUDGED_DRAWS, tuple(clean.shape), generator)
+        bank = draw_samples(pipeline.schedule, JUDGED_DRAWS, tuple(clean.shape), generator)
         terms.append(pipeline.bound_terms(clean, hidden, bank))
     guidance = 2.0 if found.prompts else 1.0
     drawn = pipeline.generate(found.hidden, problem.seeds, guidance_scale=guidance)

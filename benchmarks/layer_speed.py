@@ -28,8 +28,8 @@ from tqdm import tqdm
 from turns import median_seconds
 from zuko.transforms import LULinearTransform
 
+from invcap.figures import write_figure
 from invcap.files import write_json, write_text
-from invcap.prompt_inversion.report import write_figure
 from invcap_ext import InvertibleLinear, InvertibleNetwork
 
 SLOPE = 0.5

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from invcap.diffusion.noise_samples import NoiseSamples, draw_samples
 from invcap.prompt_inversion import PromptInversionPipeline
-from invcap.prompt_inversion.bank import Bank, draw_bank
 
 
 def paper_loop(
@@ -40,7 +40,7 @@ def paper_loop(
     """
     schedule, shape = pipeline.schedule, tuple(latents.shape[1:])
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    banks = [draw_bank(schedule, held_out, shape, generator) for generator in generators]
+    banks = [draw_samples(schedule, held_out, shape, generator) for generator in generators]
     runs = [start.clone().requires_grad_() for _ in seeds]
     descent = optimizer(
         [{"params": [run], "lr": rate} for run, rate in zip(runs, learning_rates, strict=True)]
@@ -62,7 +62,10 @@ def paper_loop(
 
 
 def _measure(
-    pipeline: PromptInversionPipeline, latents: Tensor, runs: list[Tensor], banks: list[Bank]
+    pipeline: PromptInversionPipeline,
+    latents: Tensor,
+    runs: list[Tensor],
+    banks: list[NoiseSamples],
 ) -> Tensor:
     measured = zip(latents, runs, banks, strict=True)
     return torch.stack([pipeline.bound_terms(x, run.detach(), b).mean() for x, run, b in measured])

@@ -38,9 +38,10 @@ from tqdm import tqdm
 
 from invcap.data import fit_picture, split_by_group
 from invcap.data.shapes import COLOURS, SHAPES, Scene, draw, load_shapes, scenes
+from invcap.figures import write_figure, write_image
 from invcap.files import read_json, write_json
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
-from invcap.prompt_inversion.report import bounds_figure, strip, write_figure, write_picture
+from invcap.prompt_inversion.report import bounds_figure, strip
 from invcap.tiny_sd.evaluate import accuracies
 
 START = "a room"
@@ -123,7 +124,7 @@ def pictures(
         way = [states[index] for states in found.snapshots.values()]
         drawn = pipeline.generate(way, [index] * len(way))
         rows.append(strip([*drawn, found.images[index], targets[index]]))
-    write_picture(output / "pictures.png", Image.fromarray(np.vstack(rows)))
+    write_image(output / "pictures.png", Image.fromarray(np.vstack(rows)))
     pixels = np.stack([fit_picture(draw(scene), pipeline.size) for scene in every])
     drawn = np.stack([np.asarray(image) for image in found.images])
     return {
@@ -141,7 +142,7 @@ def figures_3_4(pipeline: PromptInversionPipeline, output: Path, steps: int = 50
     found = pipeline.invert(draw(TARGET), START, settings)
     shown = [states[0] for states in found.snapshots.values()]
     drawn = pipeline.generate(shown, [0] * len(shown))
-    write_picture(output / "figure_3.png", strip([*drawn, found.images[0], draw(TARGET)]))
+    write_image(output / "figure_3.png", strip([*drawn, found.images[0], draw(TARGET)]))
     write_figure(output / "figure_4.png", bounds_figure(found.histories))
     history = found.histories[0]
     return {

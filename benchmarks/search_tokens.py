@@ -4,9 +4,9 @@ import optuna
 import torch
 from torch import Tensor
 
+from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion import PromptInversionPipeline
-from invcap.prompt_inversion.bank import draw_bank
-from invcap.prompt_inversion.vectors import nearest_tokens
+from invcap.prompt_inversion.parametrization import nearest_tokens
 from invcap.prompt_inversion.words import Ranking
 
 
@@ -34,7 +34,7 @@ def search_tokens(
     """
     pipeline.check_prompt(prompt)
     generator = torch.Generator().manual_seed(seed)
-    bank = draw_bank(pipeline.schedule, draws, tuple(latents.shape), generator)
+    bank = draw_samples(pipeline.schedule, draws, tuple(latents.shape), generator)
     tokenizer = pipeline.tokenizer
     ids = torch.tensor(tokenizer(prompt, add_special_tokens=False).input_ids)
     table = pipeline.text_encoder.get_input_embeddings().weight.float().cpu()

@@ -16,14 +16,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.captioning.run import DataSettings, Split, load_split
+from invcap.data.settings import DataSettings, Split, load_split
 from invcap.files import read_tensors, write_tensors
-from invcap.fit import shown
 from invcap.prompt_inversion import PromptInversionPipeline
 from invcap.prompt_inversion.axes import learn_axes, save_axes
 from invcap.prompt_inversion.embeddings import save_prompt_embeds
 from invcap.prompt_inversion.meta import MetaSettings, reptile
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
+from invcap.training.trainer import shown
 
 logger = logging.getLogger("starts")
 PROMPTS_AT_ONCE = 256

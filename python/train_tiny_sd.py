@@ -14,15 +14,15 @@ import typer
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
-from invcap.captioning.run import DataSettings, load_split
+from invcap.data.settings import DataSettings, load_split
 from invcap.data.shapes import WORDINGS, scenes
-from invcap.encoders import fingerprint
 from invcap.files import write_json
-from invcap.fit import FitSettings, shown
+from invcap.hashing import fingerprint
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.networks import assemble
 from invcap.tiny_sd.tokenizer import train_tokenizer
 from invcap.tiny_sd.train import train_denoiser, train_text_encoder, train_vae
+from invcap.training.trainer import FitSettings, shown
 
 logger = logging.getLogger("tiny_sd")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -118,6 +119,7 @@ def train(
     """
     from invcap.captioning import run
     from invcap.captioning.train import CHECKPOINT, TrainSettings
+    from invcap.data.settings import DataSettings
 
     settings = TrainSettings(
         objective=objective,
@@ -142,7 +144,7 @@ def train(
         shutil.rmtree(output)
     metrics = run.train(
         output,
-        run.DataSettings(data, options, _size(size), held_out, augment, seed),
+        DataSettings(data, options, _size(size), held_out, augment, seed),
         replace(encoders, training=training),
         settings,
         cache,
@@ -169,11 +171,12 @@ def train_autoencoder(
     as_json: Json = False,
 ) -> None:
     """Trains the small picture autoencoder alone, for `invcap train --autoencoder`."""
-    from invcap.autoencoder import AutoencoderSettings
     from invcap.captioning import pairs, run
+    from invcap.data.settings import DataSettings, load_split
+    from invcap.encoders.autoencoder import AutoencoderSettings
 
     options = _given(pictures=pictures and str(pictures))
-    split = run.load_split(run.DataSettings(data, options, _size(size), held_out, seed=seed))
+    split = load_split(DataSettings(data, options, _size(size), held_out, seed=seed))
     training = AutoencoderSettings(seed=seed, **_given(steps=steps, noise=noise))
     encoder = run.make_picture_encoder(
         split.pixels[split.train], features, run.EncoderSettings(training=training), cache
@@ -181,7 +184,7 @@ def train_autoencoder(
     pixels = split.pixels[split.held_out]
     difference = encoder.decode(encoder.encode(pixels)).astype(float) - pixels
     pairs.save_autoencoder(encoder.autoencoder, output)
-    psnr = float(20 * run.np.log10(255) - 10 * run.np.log10((difference**2).mean()))
+    psnr = float(20 * math.log10(255) - 10 * math.log10((difference**2).mean()))
     result = {"autoencoder": str(output), "latent_shape": encoder.latent_shape, "psnr": psnr}
     _print(
         f"{output}: latents of {encoder.latent_shape}, held-out PSNR {psnr:.1f} dB",
@@ -208,15 +211,14 @@ def evaluate(
 
     The split depends on the share, the seed and the data alone: give those of the training.
     """
-    from invcap.captioning import InvertibleCaptioner, run
+    from invcap.captioning import InvertibleCaptioner
     from invcap.captioning.evaluate import evaluate as measure
     from invcap.captioning.pairs import encode_pairs
+    from invcap.data.settings import DataSettings, load_split
 
     captioner = InvertibleCaptioner.from_pretrained(model)
     options = _source_options(wordings, pictures, picture_column, caption_column, group_column)
-    split = run.load_split(
-        run.DataSettings(data, options, captioner.pictures.size, held_out, seed=seed)
-    )
+    split = load_split(DataSettings(data, options, captioner.pictures.size, held_out, seed=seed))
     pairs = encode_pairs(
         [split.examples[i] for i in split.held_out],
         split.pixels[split.held_out],
@@ -391,7 +393,8 @@ def invert(
     invcap.cli invert ...` spreads it over GPUs, `torchrun --nproc-per-node 2 -m invcap.cli
     invert ...` over processes.
     """
-    from invcap.prompt_inversion import InversionSettings, few_steps, run
+    from invcap.prompt_inversion import InversionSettings, few_steps
+    from invcap.prompt_inversion import bulk as run
     from invcap.prompt_inversion.starts import NEAR
 
     processes = run.start_processes()

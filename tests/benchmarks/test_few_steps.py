@@ -8,8 +8,8 @@ import torch
 
 from invcap.captioning.model import Caption
 from invcap.data.shapes import Scene
+from invcap.diffusion.noise_samples import draw_samples
 from invcap.files import read_tensors
-from invcap.prompt_inversion.bank import draw_bank
 
 SCENES = [
     Scene("large", "red", "square", "in the center", "black"),
@@ -75,7 +75,7 @@ def test_what_is_judged_is_the_bound_on_a_bank_of_its_own(few, problem, tmp_path
     for index, (scene, picture) in enumerate(zip(SCENES, problem.pictures, strict=True)):
         latents = pipeline.encode_images(picture)[0]
         generator = torch.Generator().manual_seed(few.COUNT + index)
-        bank = draw_bank(pipeline.schedule, few.JUDGED_DRAWS, tuple(latents.shape), generator)
+        bank = draw_samples(pipeline.schedule, few.JUDGED_DRAWS, tuple(latents.shape), generator)
         hidden = pipeline.encode_prompts([scene.caption()])[0]
         assert found["bound"][index] == pipeline.bound_terms(latents, hidden, bank).mean()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from invcap.prompt_inversion.bank import draw_bank
+from invcap.diffusion.noise_samples import draw_samples
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_papers_loss_is_one_draws_distance_of_means(paper, pipeline):
     (moved,) = first_steps(paper, pipeline, torch.optim.SGD, [1.0])
     latents, start = paper._problem(pipeline)
     generator = torch.Generator().manual_seed(0)
-    draw_bank(pipeline.schedule, 64, tuple(latents.shape[1:]), generator)
+    draw_samples(pipeline.schedule, 64, tuple(latents.shape[1:]), generator)
     t = torch.randint(1, len(pipeline.schedule), (1,), generator=generator).item()
     noise = torch.randn(latents.shape[1:], generator=generator)
     abar, before = pipeline.schedule.alphas_cumprod[[t, t - 1]].tolist()

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from invcap.autoencoder import ConvAutoencoder
 from invcap.captioning import InvertibleCaptioner
 from invcap.captioning.model import Standardiser
 from invcap.captioning.pairs import Pairs
 from invcap.data.shapes import Scene, draw, scenes
-from invcap.encoders import PictureEncoder, SentenceEncoder
+from invcap.encoders.autoencoder import ConvAutoencoder
+from invcap.encoders.images import PictureEncoder
+from invcap.encoders.sentences import SentenceEncoder
 from invcap_ext import InvertibleNetwork
 
 PICTURES = 48

@@ -5,8 +5,8 @@ from invcap.files import write_tensors
 from invcap.prompt_inversion import PromptInversionPipeline, few_steps
 from invcap.prompt_inversion.axes import DRAWS, FILE, learn_axes, load_axes, save_axes
 from invcap.prompt_inversion.inversion import Inversion
+from invcap.prompt_inversion.parametrization import parametrise
 from invcap.prompt_inversion.state import State
-from invcap.prompt_inversion.vectors import parametrise
 
 
 def problem(pipeline, count: int) -> tuple[torch.Tensor, torch.Tensor]:

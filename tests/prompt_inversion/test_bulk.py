@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from invcap.files import write_text
-from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report, run
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report
+from invcap.prompt_inversion import bulk as run
 from invcap.prompt_inversion.state import State
 
 NAMES = ["b.png", "c.JPG", "deep/a.png", "deep/er/a.png", "e.png"]

@@ -5,11 +5,11 @@ from math import isnan
 import pytest
 import torch
 
+from invcap.diffusion.schedule import WEIGHTINGS
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.inversion import Inversion
-from invcap.prompt_inversion.schedule import WEIGHTINGS
+from invcap.prompt_inversion.parametrization import parametrise
 from invcap.prompt_inversion.state import State
-from invcap.prompt_inversion.vectors import parametrise
 
 SETTINGS = InversionSettings(
     steps=8,

@@ -2,8 +2,8 @@ import pytest
 import torch
 from random_pipeline import STEPS, WIDTH, make_pipeline
 
+from invcap.diffusion.noise_samples import NoiseSamples
 from invcap.prompt_inversion import PromptInversionPipeline
-from invcap.prompt_inversion.bank import Bank
 
 PROMPTS = ["a red square", "a room"]
 
@@ -15,7 +15,7 @@ def test_the_bound_is_the_papers_sum_written_out(pictures, prediction):
     hidden = pipeline.encode_prompts(PROMPTS)[0]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(STEPS, *latents.shape, generator=generator)
-    every = Bank(torch.arange(STEPS), noise, torch.full((STEPS,), float(STEPS)).double())
+    every = NoiseSamples(torch.arange(STEPS), noise, torch.full((STEPS,), float(STEPS)).double())
     found = pipeline.bound_terms(latents, hidden, every).mean()
     expected = slow_bound(pipeline, latents, hidden, noise)
     assert found.item() == pytest.approx(expected, rel=1e-4)

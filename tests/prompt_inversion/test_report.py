@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from invcap.figures import WINDOW, running_mean
 from invcap.prompt_inversion import History
-from invcap.prompt_inversion.report import SMOOTHING, bounds_figure, running_mean, strip
+from invcap.prompt_inversion.report import bounds_figure, strip
 
 
 @pytest.mark.parametrize("count", [0, 1, 10, 60])
 def test_running_means_are_centred_and_skip_what_is_not_a_number(count):
     values = [2.0 * i for i in range(1, count + 1)]
     centres, means = running_mean(values)
-    assert len(means) == len(centres) == max(0, count - min(SMOOTHING, max(1, count)) + 1)
+    assert len(means) == len(centres) == max(0, count - min(WINDOW, max(1, count)) + 1)
     np.testing.assert_allclose(means, 2 * centres)
     _, spoiled = running_mean([np.nan, *values])
     np.testing.assert_allclose(spoiled, means)

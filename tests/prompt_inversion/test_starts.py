@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion import (
     InversionSettings,
     PromptInversionPipeline,
@@ -8,7 +9,6 @@ from invcap.prompt_inversion import (
     save_prompt_embeds,
 )
 from invcap.prompt_inversion.amortised import AmortisedStart
-from invcap.prompt_inversion.bank import draw_bank
 from invcap.prompt_inversion.meta import MetaSettings, reptile
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
 
@@ -124,7 +124,9 @@ def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipelin
     assert list(kept) == [1, 2, 3, 4, 5, 6]
     assert torch.equal(reptile(pipeline, latents, kept[3], settings, 3), end)
     bounds = [
-        pipeline.bound_terms(clean, states, draw_bank(pipeline.schedule, 64, clean.shape, seeded()))
+        pipeline.bound_terms(
+            clean, states, draw_samples(pipeline.schedule, 64, clean.shape, seeded())
+        )
         for states in (begin, end)
         for clean in latents
     ]

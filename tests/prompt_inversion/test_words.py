@@ -3,7 +3,7 @@ import torch
 
 from invcap.captioning.model import Caption
 from invcap.prompt_inversion import InversionSettings
-from invcap.prompt_inversion.vectors import nearest_tokens, word_tokens
+from invcap.prompt_inversion.parametrization import nearest_tokens, word_tokens
 from invcap.prompt_inversion.words import rank, read_tokens
 
 STILL = InversionSettings(steps=0, held_out=16)

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from invcap.data.shapes import Scene, draw, scenes
-from invcap.fit import FitSettings, fit
 from invcap.tiny_sd.captions import draw_caption
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 from invcap.tiny_sd.networks import assemble
@@ -20,6 +19,7 @@ from invcap.tiny_sd.train import (
     train_text_encoder,
     train_vae,
 )
+from invcap.training.trainer import FitSettings, fit
 
 SOME = list(scenes())[::2970]
 SETTINGS = FitSettings(steps=12, warmup=2, checkpoint_seconds=1e9)

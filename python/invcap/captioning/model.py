@@ -16,7 +16,8 @@ from invcap.captioning.compose import compositions
 from invcap.captioning.pairs import save_autoencoder
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
-from invcap.encoders import PictureEncoder, SentenceEncoder, check_features, load_autoencoder
+from invcap.encoders.images import PictureEncoder, check_features, load_autoencoder
+from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, read_tensors, write_json, write_tensors
 from invcap_ext import InvertibleNetwork
 

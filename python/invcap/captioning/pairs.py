@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invcap.autoencoder import AutoencoderSettings, train_autoencoder
 from invcap.data import Example
-from invcap.encoders import (
-    Autoencoder,
-    PictureEncoder,
-    SentenceEncoder,
-    fingerprint,
-    load_autoencoder,
-)
+from invcap.encoders.autoencoder import AutoencoderSettings, train_autoencoder
+from invcap.encoders.images import Autoencoder, PictureEncoder, load_autoencoder
+from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_tensors, write_tensors
+from invcap.hashing import digest, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +63,7 @@ class Pairs:
 
     def fingerprint(self) -> str:
         """A hash of all that training sees."""
-        return _hash(self.latents, self.embeddings, self.picture, self.caption)
+        return digest(self.latents, self.embeddings, self.picture, self.caption)
 
 
 def encode_pairs(
@@ -87,7 +82,7 @@ def encode_pairs(
         latents=cached_latents(pictures, pixels, cache),
         captions=captions,
         embeddings=_cached(
-            cache / f"embeddings-{_hash(fingerprint(sentences.model), *captions)}.safetensors",
+            cache / f"embeddings-{digest(fingerprint(sentences.model), *captions)}.safetensors",
             lambda: sentences.encode(captions, progress=True),
         ),
         picture=torch.tensor([i for i, e in enumerate(examples) for _ in e.captions]),
@@ -97,7 +92,7 @@ def encode_pairs(
 
 def cached_latents(pictures: PictureEncoder, pixels: np.ndarray, cache: Path) -> Tensor:
     """Encodes pictures, (N, H, W, 3) bytes, or finds their latents, (N, n), encoded before."""
-    key = _hash(fingerprint(pictures.autoencoder), pixels)
+    key = digest(fingerprint(pictures.autoencoder), pixels)
     return _cached(cache / f"latents-{key}.safetensors", lambda: pictures.encode(pixels))
 
 
@@ -109,7 +104,7 @@ def cached_autoencoder(
     on_step: Callable[[int, float], None],
 ) -> Autoencoder:
     """Trains a `ConvAutoencoder` on pictures, or finds the one trained on them before."""
-    folder = cache / f"autoencoder-{_hash(str(settings), str(latent_channels), pixels)}"
+    folder = cache / f"autoencoder-{digest(str(settings), str(latent_channels), pixels)}"
     if not (folder / "config.json").exists():
         trained = train_autoencoder(pixels, latent_channels, settings, on_step)
         save_autoencoder(trained, folder)
@@ -136,13 +131,3 @@ def _cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
     values = compute()
     write_tensors(path, {"values": values})
     return values
-
-
-def _hash(*parts: str | np.ndarray | Tensor) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(part.encode() + b"\0")
-        else:
-            digest.update(np.ascontiguousarray(part))
-    return digest.hexdigest()[:32]

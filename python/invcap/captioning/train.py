@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from invcap.captioning.checkpoint import Progress, load_checkpoint, save_checkpoint
 from invcap.captioning.objectives import (
     OBJECTIVES,
     Objective,
@@ -19,7 +18,8 @@ from invcap.captioning.objectives import (
     caption_loss,
     likelihood_loss,
 )
-from invcap.muon import Muon
+from invcap.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from invcap.training.muon import Muon
 from invcap_ext import InvertibleNetwork
 
 OPTIMIZERS = ("muon", "adamw")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from invcap.files import read_tensors, write_tensors
-from invcap.prompt_inversion.embeddings import same_signature, signature
+from invcap.hashing import same_signature, signature
 from invcap_ext import InvertibleNetwork
 
 if TYPE_CHECKING:

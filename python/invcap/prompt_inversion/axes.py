@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invcap.files import read_tensors, write_tensors
-from invcap.prompt_inversion.embeddings import same_signature, signature
+from invcap.hashing import same_signature, signature
 from invcap.prompt_inversion.inversion import Inversion, few_steps
 
 if TYPE_CHECKING:

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from invcap.files import read_tensors, write_tensors
-
-TOLERANCE = 1e-3
-LARGE = 256
-
-
-def signature(network: nn.Module) -> list[float]:
-    """Norms of a network's large weights: what two models of one shape differ in.
-
-    Norms hardly change when weights are rounded to half precision, as a hash would.
-    """
-    return [
-        weight.float().norm().item() for weight in network.parameters() if weight.numel() >= LARGE
-    ]
-
-
-def same_signature(one: list[float], other: list[float]) -> bool:
-    """Whether two signatures are of one network, up to rounding of its weights."""
-    return len(one) == len(other) and all(
-        abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) for a, b in zip(one, other, strict=True)
-    )
+from invcap.hashing import same_signature, signature
 
 
 def save_prompt_embeds(path: Path, prompt_embeds: Tensor, pipeline: DiffusionPipeline) -> None:
@@ -75,8 +55,3 @@ def save_token_vectors(path: Path, vectors: Tensor, token: str) -> None:
         token: the word that then stands for all n of them in a prompt, such as "<picture>".
     """
     write_tensors(path, {token: vectors.float().cpu()})
-
-
-def digest(values: Tensor) -> str:
-    """A hash of numbers."""
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()

@@ -12,10 +12,10 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from invcap.prompt_inversion.bank import draw_bank, standard_error
-from invcap.prompt_inversion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
+from invcap.diffusion.noise_samples import draw_samples, standard_error
+from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
+from invcap.prompt_inversion.parametrization import HiddenOf
 from invcap.prompt_inversion.state import State
-from invcap.prompt_inversion.vectors import HiddenOf
 
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
@@ -213,8 +213,8 @@ class Inversion:
         self.held_out, self.banks, self.noisy, self.order = [], [], [], []
         for clean, seed in zip(latents, seeds, strict=True):
             generator = torch.Generator().manual_seed(seed)
-            self.held_out.append(draw_bank(schedule, settings.held_out, shape, generator))
-            bank = draw_bank(schedule, settings.bank, shape, generator, settings.within, weights)
+            self.held_out.append(draw_samples(schedule, settings.held_out, shape, generator))
+            bank = draw_samples(schedule, settings.bank, shape, generator, settings.within, weights)
             # A step's draws are `rounds` apart: noise of opposite signs cancels in their mean.
             noise = bank.noise.view(settings.draws, rounds, *shape)
             noise[1::2] = -noise[: settings.draws - 1 : 2]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invcap.prompt_inversion.bank import standard_error
+from invcap.diffusion.noise_samples import standard_error
 
 
 @dataclass(frozen=True)

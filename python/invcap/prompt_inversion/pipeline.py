@@ -20,13 +20,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from invcap.autoencoder import to_unit_range
 from invcap.captioning import InvertibleCaptioner
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
+from invcap.diffusion.noise_samples import NoiseSamples, draw_samples, standard_error
+from invcap.diffusion.schedule import NoiseSchedule
+from invcap.encoders.autoencoder import to_unit_range
+from invcap.hashing import digest, signature
 from invcap.prompt_inversion.axes import load_axes
-from invcap.prompt_inversion.bank import Bank, draw_bank, standard_error
-from invcap.prompt_inversion.embeddings import digest, signature
 from invcap.prompt_inversion.inversion import (
     Inversion,
     InversionSettings,
@@ -35,10 +36,9 @@ from invcap.prompt_inversion.inversion import (
     history_of,
 )
 from invcap.prompt_inversion.likelihood import LogLikelihood
-from invcap.prompt_inversion.schedule import NoiseSchedule
+from invcap.prompt_inversion.parametrization import HiddenOf, Over, parametrise
 from invcap.prompt_inversion.starts import NEAR, Start, start_of, starts_folder
 from invcap.prompt_inversion.state import State
-from invcap.prompt_inversion.vectors import HiddenOf, Over, parametrise
 from invcap.prompt_inversion.words import rank, read_tokens
 from invcap_ext import weighted_squared_error
 
@@ -201,7 +201,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         return weighted_squared_error(found, noise.to(found), weight.to(found)).to(weight)
 
     @torch.no_grad()
-    def bound_terms(self, latents: Tensor, hidden: Tensor, bank: Bank) -> Tensor:
+    def bound_terms(self, latents: Tensor, hidden: Tensor, bank: NoiseSamples) -> Tensor:
         """Terms (M,) float64 whose mean is the bound, nats per latent number.
 
         Args:
@@ -240,7 +240,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         latents = self.encode_images(image, size)[0]
         hidden = self.encode_prompts(prompts)
         generator = generator or torch.Generator().manual_seed(0)
-        bank = draw_bank(self.schedule, draws, tuple(latents.shape), generator)
+        bank = draw_samples(self.schedule, draws, tuple(latents.shape), generator)
         with self.progress_bar(total=len(prompts)) as bar:
             terms = []
             for states in hidden:
@@ -406,7 +406,7 @@ class PromptInversionPipeline(DiffusionPipeline):
         begun: list[str] | Tensor,
         said: list[list[str]] | None,
         seeds: Sequence[int],
-        held_out: Sequence[Bank],
+        held_out: Sequence[NoiseSamples],
     ) -> None:
         """Adds the likeliest prompts in words to an output."""
         output.prompts, terms = [], []

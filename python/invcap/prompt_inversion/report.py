@@ -7,16 +7,15 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from invcap.files import replacing, write_json
+from invcap.figures import running_mean, write_figure, write_image
+from invcap.files import write_json
 from invcap.prompt_inversion.embeddings import save_prompt_embeds, save_token_vectors
 from invcap.prompt_inversion.inversion import History, PromptInversionOutput
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
-SMOOTHING = 25
 SHOWN_SIDE = 128
 
 
@@ -45,7 +44,7 @@ def write_inversion(
         list(ways.values()), [seed] * len(ways), (target.height, target.width)
     )
     write_figure(folder / "bounds.png", bounds_figure([history]))
-    write_picture(
+    write_image(
         folder / "strip.png",
         strip([*shown, output.images[index], target]),
     )
@@ -71,16 +70,6 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
     return figure
 
 
-def running_mean(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours among the finite values, and where (from 1) their centres are."""
-    places = np.flatnonzero(np.isfinite(values)) + 1.0
-    window = min(SMOOTHING, max(1, len(places)))
-    kept = np.asarray(values)[places.astype(int) - 1]
-    sums = (np.cumsum(np.concatenate([[0.0], part])) for part in (places, kept))
-    centres, means = ((total[window:] - total[:-window]) / window for total in sums)
-    return centres, means
-
-
 def strip(pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures in a row, the last set apart, as the paper's Figure 3."""
     width = round(SHOWN_SIDE * pictures[0].width / pictures[0].height)
@@ -90,15 +79,3 @@ def strip(pictures: Sequence[Image.Image]) -> Image.Image:
         left = i * (width + gap) + 2 * gap * (i == len(pictures) - 1)
         row.paste(picture.resize((width, SHOWN_SIDE), Image.Resampling.NEAREST), (left, 0))
     return row
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Writes a figure as PNG, replacing the file at once."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Writes a picture as PNG, replacing the file at once."""
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG")

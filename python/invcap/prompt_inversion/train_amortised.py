@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from invcap.encoders import fingerprint
-from invcap.fit import FitSettings, fit
-from invcap.muon import Muon
+from invcap.diffusion.noise_samples import draw_samples
+from invcap.hashing import fingerprint
 from invcap.prompt_inversion.amortised import AmortisedStart
-from invcap.prompt_inversion.bank import draw_bank
+from invcap.training.muon import Muon
+from invcap.training.trainer import FitSettings, fit
 
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
@@ -73,7 +73,7 @@ def train_amortised(
     def bound_loss(start: nn.Module, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (settings.batch_size,), generator=generator)
         schedule, clean = pipeline.schedule, latents[chosen]
-        bank = draw_bank(
+        bank = draw_samples(
             schedule, len(chosen), tuple(clean.shape[1:]), generator, None, schedule.weights()
         )
         noisy = schedule.noisy(clean, bank.noise, bank.steps)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from invcap.prompt_inversion.bank import Bank, draw_bank
-from invcap.prompt_inversion.vectors import nearest_tokens
+from invcap.diffusion.noise_samples import NoiseSamples, draw_samples
+from invcap.prompt_inversion.parametrization import nearest_tokens
 
 if TYPE_CHECKING:
     from invcap.prompt_inversion.pipeline import PromptInversionPipeline
@@ -53,7 +53,7 @@ def rank(
     if draws < 8 or draws % 8:
         raise ValueError(f"draws must be a multiple of 8, got {draws}")
     generator = torch.Generator().manual_seed(seed)
-    bank = draw_bank(pipeline.schedule, draws, tuple(latents.shape), generator)
+    bank = draw_samples(pipeline.schedule, draws, tuple(latents.shape), generator)
     hidden = pipeline.encode_prompts(prompts)
     total = torch.zeros(len(prompts), dtype=torch.float64)
     prior = -torch.arange(1, len(prompts) + 1, dtype=torch.float64).log()
@@ -73,9 +73,9 @@ def rank(
     return Ranking([prompts[index] for index in order], evaluations)
 
 
-def part_of(bank: Bank, part: slice) -> Bank:
+def part_of(bank: NoiseSamples, part: slice) -> NoiseSamples:
     """Some of a bank's pairs."""
-    return Bank(bank.steps[part], bank.noise[part], bank.importance[part])
+    return NoiseSamples(bank.steps[part], bank.noise[part], bank.importance[part])
 
 
 def read_tokens(pipeline: PromptInversionPipeline, vectors: Tensor) -> list[str]:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from invcap.autoencoder import to_unit_range
 from invcap.data.shapes import COLOURS, PLACES, SHAPES, SIZES, Scene
-from invcap.fit import FitSettings, fit
+from invcap.encoders.autoencoder import to_unit_range
 from invcap.tiny_sd.captions import draw_caption, draw_wording
 from invcap.tiny_sd.networks import TEXT_WIDTH, new_scheduler, new_text_encoder, new_unet, new_vae
+from invcap.training.trainer import FitSettings, fit
 
 VAE_BATCH = 32
 KL_WEIGHT = 1e-4  # of the mean over latent numbers, beside the mean squared error over pixels

@@ -23,12 +23,12 @@ from invcap.data import Skipped, fit_picture, log_skipped
 from invcap.data.example import listing
 from invcap.data.pictures import SUFFIXES, open_picture, pictures_in
 from invcap.files import read_json, write_json
-from invcap.prompt_inversion.embeddings import same_signature, signature
+from invcap.hashing import same_signature, signature
 from invcap.prompt_inversion.inversion import InversionSettings, PromptInversionOutput
+from invcap.prompt_inversion.parametrization import Over
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
 from invcap.prompt_inversion.starts import start_of
-from invcap.prompt_inversion.vectors import Over
 
 logger = logging.getLogger(__name__)
 RECORD = "run.json"

@@ -3,15 +3,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from invcap.autoencoder import ConvAutoencoder
-from invcap.encoders import (
-    PictureEncoder,
-    SentenceEncoder,
-    check_features,
-    fingerprint,
-    fitting_sizes,
-    load_autoencoder,
-)
+from invcap.encoders.autoencoder import ConvAutoencoder
+from invcap.encoders.images import PictureEncoder, check_features, fitting_sizes, load_autoencoder
+from invcap.encoders.sentences import SentenceEncoder
+from invcap.hashing import fingerprint
 
 
 def tiny_kl() -> AutoencoderKL:

@@ -1,14 +1,14 @@
 import numpy as np
 import torch
 
-from invcap.autoencoder import (
+from invcap.data.shapes import draw, scenes
+from invcap.encoders.autoencoder import (
     AutoencoderSettings,
     ConvAutoencoder,
     to_bytes,
     to_unit_range,
     train_autoencoder,
 )
-from invcap.data.shapes import draw, scenes
 
 SETTINGS = AutoencoderSettings(steps=40, batch_size=16)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from invcap.muon import Muon, orthogonalised
+from invcap.training.muon import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (10, 40), (40, 10), (16, 3, 3, 3)])

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invcap.muon import Muon
+from invcap.training.muon import Muon
 
 WARMUP = 30
 

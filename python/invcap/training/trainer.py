@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from invcap.captioning.checkpoint import Progress, load_checkpoint, save_checkpoint
-from invcap.muon import Muon
+from invcap.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from invcap.training.muon import Muon
 
 logger = logging.getLogger(__name__)
 LOGGED_EVERY = 100

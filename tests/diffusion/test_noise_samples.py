@@ -1,15 +1,15 @@
 import pytest
 import torch
 
-from invcap.prompt_inversion.bank import draw_bank, standard_error
-from invcap.prompt_inversion.schedule import NoiseSchedule
+from invcap.diffusion.noise_samples import draw_samples, standard_error
+from invcap.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(torch.linspace(0.9999, 0.98, 200, dtype=torch.float64).cumprod(0))
 
 
 def terms(seed: int, within: tuple[int, int] | None = None, count: int = 64) -> torch.Tensor:
     """Of a bound whose errors vary with the step and with the noise."""
-    bank = draw_bank(SCHEDULE, count, (4, 2, 2), torch.Generator().manual_seed(seed), within)
+    bank = draw_samples(SCHEDULE, count, (4, 2, 2), torch.Generator().manual_seed(seed), within)
     errors = bank.noise.flatten(1).square().mean(1) / (1 + bank.steps)
     return bank.importance * errors
 
@@ -29,7 +29,7 @@ def test_the_standard_error_is_the_spread_over_banks():
 
 
 def test_steps_are_stratified_and_in_order():
-    bank = draw_bank(SCHEDULE, 100, (1, 1, 1), torch.Generator())
+    bank = draw_samples(SCHEDULE, 100, (1, 1, 1), torch.Generator())
     assert (bank.steps.diff() >= 0).all()
     assert bank.steps[0] < 3 and bank.steps[-1] > 190
 
@@ -38,7 +38,9 @@ def test_steps_are_stratified_and_in_order():
 def test_steps_are_drawn_in_proportion_to_a_density(within):
     first, end = within or (0, 200)
     density = torch.arange(200, dtype=torch.float64).square()
-    bank = draw_bank(SCHEDULE, 1000, (1, 1, 1), torch.Generator().manual_seed(0), within, density)
+    bank = draw_samples(
+        SCHEDULE, 1000, (1, 1, 1), torch.Generator().manual_seed(0), within, density
+    )
     part = density[first:end] / density[first:end].sum()
     found = bank.steps.bincount(minlength=200)[first:end].cumsum(0) / 1000
     torch.testing.assert_close(found.double(), part.cumsum(0), rtol=0, atol=2e-3)
@@ -47,7 +49,7 @@ def test_steps_are_drawn_in_proportion_to_a_density(within):
 
 def test_one_seed_gives_one_bank():
     one, same, other = (
-        draw_bank(SCHEDULE, 8, (4, 8, 8), torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+        draw_samples(SCHEDULE, 8, (4, 8, 8), torch.Generator().manual_seed(s)) for s in (1, 1, 2)
     )
     assert torch.equal(one.noise, same.noise) and torch.equal(one.steps, same.steps)
     assert not torch.equal(one.noise, other.noise)
@@ -63,7 +65,7 @@ def test_one_seed_gives_one_bank():
 )
 def test_a_bank_that_cannot_be_drawn_is_refused(count, within, message):
     with pytest.raises(ValueError, match=message):
-        draw_bank(SCHEDULE, count, (1, 1, 1), torch.Generator(), within)
+        draw_samples(SCHEDULE, count, (1, 1, 1), torch.Generator(), within)
 
 
 def test_one_term_has_no_standard_error():

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invcap.prompt_inversion.schedule import NoiseSchedule
+from invcap.diffusion.schedule import NoiseSchedule
 
 UNIFORM_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Bank:
+class NoiseSamples:
     """M pairs of a step and noise, in the order of steps.
 
     Attributes:
@@ -31,14 +31,14 @@ class Bank:
         return len(self.steps)
 
 
-def draw_bank(
+def draw_samples(
     schedule: NoiseSchedule,
     count: int,
     shape: tuple[int, ...],
     generator: torch.Generator,
     within: tuple[int, int] | None = None,
     density: Tensor | None = None,
-) -> Bank:
+) -> NoiseSamples:
     """Draws a bank, one step from each of `count` equal shares of a distribution over steps.
 
     Args:
@@ -63,7 +63,7 @@ def draw_bank(
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     steps = torch.searchsorted(density.cumsum(0), u.double()).clamp(max=len(density) - 1)
     noise = torch.randn(count, *shape, generator=generator)
-    return Bank(first + steps, noise, 1 / density[steps])
+    return NoiseSamples(first + steps, noise, 1 / density[steps])
 
 
 def standard_error(terms: Tensor) -> Tensor:

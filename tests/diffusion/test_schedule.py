@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from invcap.prompt_inversion.schedule import NoiseSchedule
+from invcap.diffusion.schedule import NoiseSchedule
 
 STEPS = 40
 SCHEDULE = NoiseSchedule(torch.linspace(0.98, 0.9, STEPS, dtype=torch.float64).cumprod(0))

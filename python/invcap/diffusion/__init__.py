@@ -1,0 +1,1 @@
+"""Frozen text-to-image models: what they are, nothing that is done with them."""

@@ -1,0 +1,1 @@
+"""Frozen encoders of pictures and sentences, and the small picture autoencoder."""
