@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,3 +50,15 @@ def digest(*parts: str | np.ndarray | Tensor) -> str:
         else:
             hashed.update(np.ascontiguousarray(part))
     return hashed.hexdigest()[:32]
+
+
+def check_identity(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the first difference, unless a file is of the run that asks."""
+    for name in saved | asked:
+        had, wants = saved.get(name), asked.get(name)
+        if isinstance(had, dict) and isinstance(wants, dict):
+            check_identity(path, had, wants)
+        elif had != wants:
+            raise ValueError(
+                f"{path}: cannot resume: {name} differs: the file has {had}, this run {wants}"
+            )

@@ -4,21 +4,20 @@ import torch
 from invcap.files import write_tensors
 from invcap.prompt_inversion import PromptInversionPipeline, few_steps
 from invcap.prompt_inversion.axes import DRAWS, FILE, learn_axes, load_axes, save_axes
-from invcap.prompt_inversion.inversion import Inversion
-from invcap.prompt_inversion.parametrization import parametrise
+from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.state import State
 
 
 def problem(pipeline, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     latents = 0.1 * torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return latents, pipeline.encode_prompts(["a room", "a red square"] * (count // 2))
+    return latents, pipeline.model.encode_prompts(["a room", "a red square"] * (count // 2))
 
 
 def test_axes_are_principal_axes_of_gradients_of_length_one(pipeline):
     latents, hidden = problem(pipeline, 40)  # more than go at once
     axes = learn_axes(pipeline, latents, hidden, seed=3)
     torch.testing.assert_close(axes.T @ axes, torch.eye(16), rtol=0, atol=1e-5)
-    settings = few_steps(pipeline.schedule, draws=DRAWS, bank=DRAWS)
+    settings = few_steps(pipeline.model.schedule, draws=DRAWS, bank=DRAWS)
     moment = torch.zeros(16, 16)
     for index in range(40):
         one = slice(index, index + 1)
@@ -38,8 +37,8 @@ def test_axes_are_principal_axes_of_gradients_of_length_one(pipeline):
 def test_adams_first_step_is_of_one_size_along_each_axis(pipeline):
     latents, hidden = problem(pipeline, 2)
     axes = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
-    settings = few_steps(pipeline.schedule, steps=1, held_out=4, learning_rate=0.1)
-    vectors, hidden_of = parametrise(pipeline, hidden, "hidden_states", axes)
+    settings = few_steps(pipeline.model.schedule, steps=1, held_out=4, learning_rate=0.1)
+    vectors, hidden_of = parametrize(pipeline, hidden, "hidden_states", axes)
     torch.testing.assert_close(hidden_of(vectors, torch.arange(2)), hidden, rtol=0, atol=1e-5)
     inversion = Inversion(pipeline, latents, vectors, [0, 1], hidden_of, settings)
     state = inversion.run(State.start(vectors), lambda state: None)
@@ -51,7 +50,7 @@ def test_adams_first_step_is_of_one_size_along_each_axis(pipeline):
 
 
 def test_inversions_go_along_the_axes_in_the_starts_folder(pipeline, pictures, tmp_path):
-    settings = few_steps(pipeline.schedule, steps=4, held_out=8)
+    settings = few_steps(pipeline.model.schedule, steps=4, held_out=8)
     without = pipeline.invert(pictures[:1], "a room", settings, starts=tmp_path)
     ways = []
     for axes in (torch.eye(16), torch.linalg.qr(torch.randn(16, 16))[0]):

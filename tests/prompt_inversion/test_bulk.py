@@ -226,7 +226,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_stopped(
 
     inversions.clear()
     steps = []
-    pipeline.unet.register_forward_hook(
+    pipeline.text_to_image.unet.register_forward_hook(
         lambda *_: (torch.is_grad_enabled() and steps.append(1)) or None
     )
     rows = bulk(pipeline, gallery, output, resume=True)

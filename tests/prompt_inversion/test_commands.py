@@ -78,7 +78,7 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_
     from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
 
     pipeline = PromptInversionPipeline.from_pretrained(folder)
-    begun = pipeline.encode_prompts(["a red square"])[0]
+    begun = pipeline.model.encode_prompts(["a red square"])[0]
     save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)
     options = ("--model", folder, "--steps", 0, "--json")
     meta = ("--start", "meta", "--starts", tmp_path / "starts")

@@ -3,6 +3,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from invcap.diffusion.conditioning import Conditioning
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.embeddings import (
     load_prompt_embeds,
@@ -16,7 +17,7 @@ SHAPE = (77, 16)
 @pytest.fixture
 def saved(pipeline, tmp_path):
     path = tmp_path / "embedding.safetensors"
-    embeds = pipeline.encode_prompts(["a red square"])[0]
+    embeds = pipeline.model.encode_prompts(["a red square"]).tensors["prompt_embeds"][0]
     save_prompt_embeds(path, embeds, pipeline)
     return path, embeds
 
@@ -35,7 +36,9 @@ def test_plain_diffusers_draws_the_same_from_the_file(pipeline, folder, saved):
         guidance_scale=1.0,
         generator=torch.Generator().manual_seed(5),
     ).images[0]
-    ours = pipeline.generate(embeds[None], [5], num_inference_steps=3)[0]
+    ours = pipeline.generate(
+        Conditioning({"prompt_embeds": embeds[None]}), [5], num_inference_steps=3
+    )[0]
     assert drawn.tobytes() == ours.tobytes()
 
 
@@ -73,7 +76,7 @@ def test_half_precision_is_still_the_same_model(folder, saved, dtype):
 
 
 def test_a_slightly_trained_model_is_another_model(pipeline, saved):
-    pipeline.unet.mid_block.resnets[0].conv1.weight.mul_(1.01)
+    pipeline.text_to_image.unet.mid_block.resnets[0].conv1.weight.mul_(1.01)
     with pytest.raises(ValueError, match="for another model"):
         load_prompt_embeds(saved[0], pipeline)
 

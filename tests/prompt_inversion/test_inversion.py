@@ -4,11 +4,11 @@ from math import isnan
 
 import pytest
 import torch
+from invcap.prompt_inversion.inversion import Inversion
 
 from invcap.diffusion.schedule import WEIGHTINGS
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
-from invcap.prompt_inversion.inversion import Inversion
-from invcap.prompt_inversion.parametrization import parametrise
+from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.state import State
 
 SETTINGS = InversionSettings(
@@ -44,7 +44,7 @@ def spoiled(pipeline, calls: set[int], row: int = 0):
             count += 1
         return output
 
-    handle = pipeline.unet.register_forward_hook(spoil)
+    handle = pipeline.text_to_image.unet.register_forward_hook(spoil)
     try:
         yield
     finally:
@@ -77,22 +77,22 @@ def test_the_held_out_bound_rises(pipeline, pictures, over):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, weighting):
     pipeline.to(torch.float64)
-    settings = replace(SETTINGS, weighting=weighting, within=(5, 45))
-    vectors, hidden_of = parametrise(pipeline, ["a room"], over)
-    latents = pipeline.encode_images(pictures[:1]).double()
+    settings = replace(SETTINGS, weighting=weighting, timestep_range=(5, 45))
+    vectors, hidden_of = parametrize(pipeline, ["a room"], over)
+    latents = pipeline.model.encode_images(pictures[:1]).double()
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
     rows, vectors = torch.tensor([0]), vectors.double()
 
     def loss(changed: torch.Tensor) -> torch.Tensor:
         """The weighted mean of squared errors, one UNet evaluation at a time."""
         bank, picked = inversion.banks[0], torch.arange(4) * 4 + inversion.order[0][0]
-        chosen = pipeline.schedule.weights(weighting)
+        chosen = pipeline.model.schedule.weights(weighting)
         total = torch.zeros((), dtype=torch.float64)
         hidden = hidden_of(changed, rows).double()
         for i in picked.tolist():
             step, noise = bank.steps[i : i + 1], bank.noise[i : i + 1].double()
-            noisy = pipeline.schedule.noisy(latents, noise, step)
-            error = (pipeline.unet(noisy, step, hidden).sample - noise).square().sum()
+            noisy = pipeline.model.schedule.noisy(latents, noise, step)
+            error = (pipeline.text_to_image.unet(noisy, step, hidden).sample - noise).square().sum()
             total += chosen[step][0] / chosen[5:45].sum() * bank.importance[i] * error
         return total / 4
 
@@ -107,8 +107,8 @@ def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, wei
 
 def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
     settings = replace(SETTINGS, draws=16)
-    latents = pipeline.encode_images(pictures[:1])
-    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
+    latents = pipeline.model.encode_images(pictures[:1])
+    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
     _, bound = inversion.gradient(vectors, torch.tensor([0]), 0)
     terms = pipeline.bound_terms(latents[0], vectors[0], inversion.banks[0])
@@ -118,8 +118,8 @@ def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
 @pytest.mark.parametrize(("draws", "pairs"), [(1, 0), (2, 1), (3, 1), (4, 2)])
 def test_noise_of_opposite_signs_comes_in_pairs(pipeline, pictures, draws, pairs):
     settings = replace(SETTINGS, draws=draws, bank=6 * draws)
-    latents = pipeline.encode_images(pictures[:1])
-    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
+    latents = pipeline.model.encode_images(pictures[:1])
+    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
     noise = inversion.banks[0].noise.view(draws, 6, -1)
     for draw in range(pairs):
@@ -215,7 +215,7 @@ def test_a_picture_that_never_gives_a_number_stops_where_it_began(pipeline, pict
     assert found.steps[0] == 0 and found.histories[0].rollbacks == 3
     assert [len(history.training) for history in found.histories] == [3, 8]
     assert found.histories[0].evaluated == [0, 2]
-    assert torch.equal(found.prompt_embeds[0], pipeline.encode_prompts(["a room"])[0])
+    assert torch.equal(found.prompt_embeds[0], pipeline.model.encode_prompts(["a room"])[0])
     assert found.unet_evaluations[0] < found.unet_evaluations[1] == 8 * 4 + 5 * 8
 
 
@@ -228,8 +228,8 @@ def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
 
 
 def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, pictures):
-    vectors, hidden_of = parametrise(pipeline, ["a room"] * 2, "hidden_states")
-    latents = pipeline.encode_images(pictures[:2])
+    vectors, hidden_of = parametrize(pipeline, ["a room"] * 2, "hidden_states")
+    latents = pipeline.model.encode_images(pictures[:2])
     settings = replace(SETTINGS, patience=2, max_rollbacks=0)
     inversion = Inversion(pipeline, latents, vectors, [0, 1], hidden_of, settings)
     state = State.start(vectors)
@@ -244,8 +244,8 @@ def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, picture
 
 
 def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
-    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
-    latents = pipeline.encode_images(pictures[:1])
+    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
+    latents = pipeline.model.encode_images(pictures[:1])
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
     state, row = State.start(vectors), torch.tensor([0])
     usual = torch.ones_like(vectors)
@@ -257,8 +257,8 @@ def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
 
 
 def test_the_learning_rate_falls_linearly(pipeline, pictures):
-    vectors, hidden_of = parametrise(pipeline, ["a room"], "hidden_states")
-    latents = pipeline.encode_images(pictures[:1])
+    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
+    latents = pipeline.model.encode_images(pictures[:1])
     inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
     for step, share in ((0, 1.0), (2, 0.75), (7, 0.125)):
         state = State.start(vectors)
@@ -271,7 +271,7 @@ def test_the_learning_rate_falls_linearly(pipeline, pictures):
 def test_the_average_follows_the_vectors(pipeline, pictures):
     found = invert(pipeline, pictures[0], replace(SETTINGS, average=0.99))
     free = invert(pipeline, pictures[0])
-    start = pipeline.encode_prompts(["a room"])[0]
+    start = pipeline.model.encode_prompts(["a room"])[0]
     near, far = ((f.prompt_embeds[0] - start).norm() for f in (found, free))
     assert 0 < near < 0.5 * far
 
@@ -317,7 +317,7 @@ def test_half_precision_networks_keep_a_float32_embedding(folder, pictures, dtyp
         ({"clip": 0.0}, "clip must be above 0"),
         ({"average": 1.0}, "average must be from 0 to below 1"),
         ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
-        ({"power": -1.0}, "power must be at least 0"),
+        ({"lr_decay_power": -1.0}, "lr_decay_power must be at least 0"),
         ({"steps": -1}, "steps must be at least 0"),
     ],
 )

@@ -2,22 +2,24 @@ import pytest
 import torch
 from random_pipeline import STEPS, WIDTH, make_pipeline
 
+from invcap.diffusion.families import frozen
 from invcap.diffusion.noise_samples import NoiseSamples
 from invcap.prompt_inversion import PromptInversionPipeline
+from invcap.prompt_inversion.objective import bound_terms
 
 PROMPTS = ["a red square", "a room"]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_bound_is_the_papers_sum_written_out(pictures, prediction):
-    pipeline = PromptInversionPipeline(**parts(make_pipeline(prediction_type=prediction)))
-    latents = pipeline.encode_images(pictures[0])[0]
-    hidden = pipeline.encode_prompts(PROMPTS)[0]
+    model = frozen(make_pipeline(prediction_type=prediction))
+    latents = model.encode_images(pictures[0])
+    prompt = model.encode_prompts(PROMPTS[:1])
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(STEPS, *latents.shape, generator=generator)
+    noise = torch.randn(STEPS, *latents.shape[1:], generator=generator)
     every = NoiseSamples(torch.arange(STEPS), noise, torch.full((STEPS,), float(STEPS)).double())
-    found = pipeline.bound_terms(latents, hidden, every).mean()
-    expected = slow_bound(pipeline, latents, hidden, noise)
+    found = bound_terms(model, latents, prompt, every.expand(1)).mean()
+    expected = slow_bound(model.pipeline, latents[0], prompt.tensors["prompt_embeds"][0], noise)
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -49,19 +51,14 @@ def slow_bound(pipeline, x0, hidden, noise) -> float:
     return total.item() / x0.numel()
 
 
-def parts(pipeline) -> dict:
-    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-    return {name: getattr(pipeline, name) for name in names}
-
-
-def test_prompts_are_compared_on_one_bank(pipeline, pictures):
+def test_prompts_are_compared_on_the_same_noise_samples(pipeline, pictures):
     found = pipeline.log_likelihood(pictures[0], [*PROMPTS, PROMPTS[0]], draws=32)
     assert found.terms.shape == (3, 32)
     assert torch.equal(found.terms[0], found.terms[2])
     assert found.difference(0, 2) == (0.0, 0.0)
 
 
-def test_paired_differences_are_surer_than_the_bounds(pipeline, pictures):
+def test_paired_differences_are_more_certain_than_the_bounds(pipeline, pictures):
     found = pipeline.log_likelihood(pictures[0], PROMPTS, draws=64)
     difference, error = found.difference(0, 1)
     assert difference == pytest.approx((found.bound[0] - found.bound[1]).item())
@@ -69,7 +66,7 @@ def test_paired_differences_are_surer_than_the_bounds(pipeline, pictures):
     assert found.bound[found.best] == found.bound.max()
 
 
-def test_bounds_on_two_banks_agree_within_their_errors(pipeline, pictures):
+def test_bounds_on_other_noise_samples_agree_within_their_errors(pipeline, pictures):
     one, other = (
         pipeline.log_likelihood(
             pictures[0], PROMPTS, draws=128, generator=torch.Generator().manual_seed(seed)
@@ -83,14 +80,29 @@ def test_bounds_on_two_banks_agree_within_their_errors(pipeline, pictures):
 
 def test_the_number_of_evaluations_at_once_does_not_matter(pipeline, pictures):
     whole = pipeline.log_likelihood(pictures[0], PROMPTS, draws=10).terms
-    pipeline.unet_batch = 3
+    pipeline.model.max_batch = 3
     parts = pipeline.log_likelihood(pictures[0], PROMPTS, draws=10).terms
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_many_images_prompts_and_samples_are_measured_as_one_at_a_time(pipeline, pictures):
+    model = pipeline.model
+    latents, prompts = model.encode_images(pictures[:2]), model.encode_prompts(PROMPTS)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, *latents.shape[1:], generator=generator)
+    steps = torch.tensor([[3, 20, 40], [1, 7, 30]])
+    samples = NoiseSamples(steps, noise, torch.rand(2, 3, generator=generator).double())
+    together = bound_terms(model, latents, prompts, samples)
+    for i in range(2):
+        for j in range(3):
+            one = samples[i : i + 1].map(lambda tensor, j=j: tensor[:, j : j + 1])
+            alone = bound_terms(model, latents[i : i + 1], prompts[i : i + 1], one)
+            torch.testing.assert_close(together[i, j], alone[0, 0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (16, 24), (32, 16)])
 def test_sizes_need_not_be_square(pipeline, pictures, size):
-    latents = pipeline.encode_images(pictures[0], size)
+    latents = pipeline.model.encode_images(pictures[0], size)
     assert latents.shape == (1, 4, size[0] // 2, size[1] // 2)
     found = pipeline.log_likelihood(pictures[0], PROMPTS, draws=4, size=size)
     assert found.bound.isfinite().all()
@@ -101,19 +113,20 @@ def test_half_precision_gives_nearly_the_same_bound(folder, pipeline, pictures, 
     half = PromptInversionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
     half.set_progress_bar_config(disable=True)
     found, exact = (p.log_likelihood(pictures[0], PROMPTS, draws=16) for p in (half, pipeline))
-    assert half.unet.dtype == getattr(torch, dtype)
+    assert half.model.dtype == getattr(torch, dtype)
     assert found.bound.tolist() == pytest.approx(exact.bound.tolist(), rel=tolerance)
 
 
 def test_latents_carry_the_autoencoders_own_scale(pipeline, pictures):
-    latents = pipeline.encode_images(pictures)
+    latents = pipeline.model.encode_images(pictures)
     assert latents.shape == (3, 4, 8, 8) and latents.dtype == torch.float32
-    pipeline.vae.register_to_config(scaling_factor=1.4)
-    torch.testing.assert_close(pipeline.encode_images(pictures), 2 * latents)
+    pipeline.text_to_image.vae.register_to_config(scaling_factor=1.4)
+    torch.testing.assert_close(pipeline.model.encode_images(pictures), 2 * latents)
 
 
 def test_hidden_states_are_those_of_stable_diffusion(pipeline):
-    hidden = pipeline.encode_prompts(PROMPTS)
-    ids = pipeline.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
+    model = pipeline.model
+    hidden = model.encode_prompts(PROMPTS).tensors["prompt_embeds"]
+    ids = model.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
     assert hidden.shape == (2, 77, WIDTH)
-    torch.testing.assert_close(hidden, pipeline.text_encoder(ids)[0])
+    torch.testing.assert_close(hidden, model.pipeline.text_encoder(ids)[0])

@@ -13,19 +13,22 @@ def test_a_folder_that_is_not_a_pipeline_is_refused(tmp_path):
 
 def test_a_folder_with_another_kind_of_pipeline_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"}))
-    with pytest.raises(ValueError, match="not a Stable Diffusion that loads"):
+    with pytest.raises(
+        ValueError, match="expected one of StableDiffusionPipeline, got DDPMPipeline"
+    ):
         PromptInversionPipeline.from_pretrained(tmp_path)
 
 
 def test_a_name_that_is_nothing_is_refused(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="no-such/model: not a Stable Diffusion that loads"):
+    with pytest.raises(ValueError, match="no-such/model: not a diffusers pipeline that loads"):
         PromptInversionPipeline.from_pretrained("no-such/model")
 
 
 def test_networks_are_frozen_and_the_size_is_the_models_own(pipeline):
     assert pipeline.size == (16, 16)
-    for network in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+    networks = pipeline.text_to_image
+    for network in (networks.vae, networks.text_encoder, networks.unet):
         assert not network.training
         assert not any(weight.requires_grad for weight in network.parameters())
 
@@ -47,13 +50,13 @@ def test_bad_prompts_are_named(pipeline, pictures, prompts, message):
 def test_bad_pictures_are_named(pipeline, tmp_path):
     (tmp_path / "picture.png").write_text("not a picture")
     with pytest.raises(OSError, match=r"picture\.png"):
-        pipeline.encode_images(tmp_path / "picture.png")
+        pipeline.model.encode_images(tmp_path / "picture.png")
     with pytest.raises(OSError, match=r"no-such\.png"):
-        pipeline.encode_images(tmp_path / "no-such.png")
-    with pytest.raises(ValueError, match="images must hold at least one picture, got none"):
-        pipeline.encode_images([])
+        pipeline.model.encode_images(tmp_path / "no-such.png")
+    with pytest.raises(ValueError, match="images must hold at least one image, got none"):
+        pipeline.model.encode_images([])
 
 
 def test_pictures_may_be_files_of_any_size(pipeline, tmp_path):
     Image.new("RGBA", (50, 31), "red").save(tmp_path / "red.png")
-    assert pipeline.encode_images([tmp_path / "red.png"] * 2).shape == (2, 4, 8, 8)
+    assert pipeline.model.encode_images([tmp_path / "red.png"] * 2).shape == (2, 4, 8, 8)

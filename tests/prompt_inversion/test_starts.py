@@ -19,7 +19,7 @@ PROMPTS = ["a red square", "a green circle", "a room", "a green square"]
 @pytest.fixture
 def learned(pipeline, tmp_path):
     torch.manual_seed(0)
-    hidden = pipeline.encode_prompts(PROMPTS)
+    hidden = pipeline.model.encode_prompts(PROMPTS)
     latents = torch.randn(len(PROMPTS), 4, 8, 8)
     start = AmortisedStart.of(latents, hidden, codes=3, depth=2)
     for layer in start.network.layers:
@@ -59,7 +59,7 @@ def test_an_amortised_start_is_read_back_in_half_precision(learned, pipeline, tm
 
 
 def test_each_start_is_where_an_inversion_begins(learned, pipeline, pictures, tmp_path):
-    latents = pipeline.encode_images(pictures)
+    latents = pipeline.model.encode_images(pictures)
     amortised = AmortisedStart.load(tmp_path / "amortised.safetensors", pipeline)(latents)
     meta = learned[1].mean(0).expand(len(pictures), -1, -1)
     given = torch.randn_like(amortised)
@@ -72,7 +72,7 @@ def test_each_start_is_where_an_inversion_begins(learned, pipeline, pictures, tm
 
 def test_near_starts_take_few_steps_by_default(learned, pipeline, pictures, tmp_path):
     found = pipeline.invert(pictures[:1], "amortised", starts=tmp_path)
-    few = few_steps(pipeline.schedule)
+    few = few_steps(pipeline.model.schedule)
     assert found.unet_evaluations[0] == few.steps * few.draws + 4 * few.held_out
 
 
@@ -100,7 +100,7 @@ def test_starts_that_cannot_be_used_are_named(learned, pipeline, other_folder, p
 def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
     torch.manual_seed(0)
     latents = 0.1 * torch.randn(8, 4, 8, 8)
-    hidden = pipeline.encode_prompts(PROMPTS * 2) + 0.01 * torch.randn(8, 77, 16)
+    hidden = pipeline.model.encode_prompts(PROMPTS * 2) + 0.01 * torch.randn(8, 77, 16)
     losses = []
     settings = AmortisedSettings(caption_steps=30, steps=60, batch_size=16, mean_rate=0.05)
     start = AmortisedStart.of(latents, hidden, codes=4)
@@ -116,7 +116,7 @@ def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
 
 def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipeline):
     latents = 0.1 * torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    begin = pipeline.encode_prompts(["a room"])[0]
+    begin = pipeline.model.encode_prompts(["a room"])[0]
     inner = InversionSettings(steps=4, draws=2, bank=8, held_out=4, learning_rate=0.05)
     settings = MetaSettings(rounds=6, pictures=3, inner=inner)
     kept = {}
@@ -125,7 +125,7 @@ def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipelin
     assert torch.equal(reptile(pipeline, latents, kept[3], settings, 3), end)
     bounds = [
         pipeline.bound_terms(
-            clean, states, draw_samples(pipeline.schedule, 64, clean.shape, seeded())
+            clean, states, draw_samples(pipeline.model.schedule, 64, clean.shape, seeded())
         )
         for states in (begin, end)
         for clean in latents

@@ -8,8 +8,8 @@ from diffusers import StableDiffusionPipeline
 
 from invcap.data import split_by_group
 from invcap.data.shapes import Scene, draw, load_shapes, scenes
+from invcap.diffusion.families import tiny_sd
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
-from invcap.prompt_inversion.pipeline import tiny_sd
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 
 EVERY = list(scenes())

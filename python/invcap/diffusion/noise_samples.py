@@ -1,7 +1,8 @@
-"""Banks: pairs (t, noise) drawn once, so that what is compared is compared on the same ones."""
+"""Pairs (t, noise), drawn once, so that all prompts share the same noise samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,12 @@ UNIFORM_SHARE = 0.5
 
 @dataclass(frozen=True)
 class NoiseSamples:
-    """M pairs of a step and noise, in the order of steps.
+    """M pairs of a step and noise, in the order of steps; or such for each of P images.
 
     Attributes:
-        steps: (M,) int64.
-        noise: (M, C, h, w) float32.
-        importance: (M,) float64; the mean of importance * f(step, noise) over the bank is an
+        steps: (M,) or (P, M) int64.
+        noise: (M, C, h, w) or (P, M, C, h, w) float32.
+        importance: (M,) or (P, M) float64; the mean of importance * f(step, noise) over M is an
             unbiased estimate of the sum over all steps of the mean of f over noise.
     """
 
@@ -30,31 +31,58 @@ class NoiseSamples:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def __getitem__(self, chosen: slice | Tensor) -> NoiseSamples:
+        """Some of the pairs, or of the images."""
+        return self.map(lambda tensor: tensor[chosen])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> NoiseSamples:
+        """Applies a function to every tensor."""
+        return NoiseSamples(function(self.steps), function(self.noise), function(self.importance))
+
+    def to(self, device: torch.device | str) -> NoiseSamples:
+        """The same on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def expand(self, images: int) -> NoiseSamples:
+        """The same M pairs for each of some images, without a copy."""
+        return self.map(lambda tensor: tensor.expand(images, *tensor.shape))
+
+
+def stack(samples: Sequence[NoiseSamples]) -> NoiseSamples:
+    """The pairs of P images as one."""
+    return NoiseSamples(
+        torch.stack([one.steps for one in samples]),
+        torch.stack([one.noise for one in samples]),
+        torch.stack([one.importance for one in samples]),
+    )
+
 
 def draw_samples(
     schedule: NoiseSchedule,
     count: int,
     shape: tuple[int, ...],
     generator: torch.Generator,
-    within: tuple[int, int] | None = None,
+    timestep_range: tuple[int, int] | None = None,
     density: Tensor | None = None,
 ) -> NoiseSamples:
-    """Draws a bank, one step from each of `count` equal shares of a distribution over steps.
+    """Draws pairs on the CPU, one step from each of `count` equal shares of a distribution.
 
     Args:
         count: pairs.
         shape: of a latent, (C, h, w).
-        within: first step and the one after the last; by default all. The bank then stands for
-            the sum over those.
+        timestep_range: first step and the one after the last; by default all. The pairs then
+            stand for the sum over those.
         density: (T,), what steps are drawn in proportion to. By default half is uniform, which
             finds what prompts differ in, and half the bound's weights, about 1 / t, which finds
             most of the bound itself.
     """
-    first, end = within or (0, len(schedule))
+    first, end = timestep_range or (0, len(schedule))
     if count < 1:
-        raise ValueError(f"a bank needs at least 1 pair, got {count}")
+        raise ValueError(f"count must be at least 1, got {count}")
     if not 0 <= first < end <= len(schedule):
-        raise ValueError(f"steps must be within 0 and {len(schedule)}, got {first} to {end}")
+        raise ValueError(
+            f"timestep_range must lie within 0 and {len(schedule)}, got {first} to {end}"
+        )
     if density is None:
         weights = schedule.weights("elbo")[first:end]
         density = UNIFORM_SHARE / len(weights) + (1 - UNIFORM_SHARE) * weights / weights.sum()
@@ -67,10 +95,10 @@ def draw_samples(
 
 
 def standard_error(terms: Tensor) -> Tensor:
-    """Standard error of the mean of terms (..., M) that a bank gave, in its order.
+    """Standard error of the mean of terms (..., M), one for each noise sample, in their order.
 
-    Neighbouring terms come from neighbouring shares, so that their differences say how much noise
-    there is within shares; the spread over steps, which the bank has removed, does not count.
+    Neighbouring terms come from neighbouring shares, so their differences measure the noise within
+    shares; the spread between shares does not count, since stratification removes it.
 
     Source: Wolter, "Introduction to variance estimation" (2007), section 8.2, estimator v2.
     """

@@ -1,4 +1,4 @@
-"""The forward process of a diffusion model, and what an error of its network costs at each step.
+"""The forward process of a diffusion model, and the weight of its network's error at each step.
 
 Steps t = 1 .. T are numbered from 0 here, as in diffusers. Notation, as everywhere here:
 
@@ -8,7 +8,8 @@ Steps t = 1 .. T are numbered from 0 here, as in diffusers. Notation, as everywh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, pi
+from functools import lru_cache
+from math import pi
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +20,7 @@ WEIGHTINGS = get_args(Weighting)
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """abar_t for each step, and what the network predicts.
 
@@ -31,21 +32,31 @@ class NoiseSchedule:
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
 
-    def __post_init__(self) -> None:
-        if self.prediction_type not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type must be one of {PREDICTIONS}, got {self.prediction_type!r}"
-            )
-        if not ((self.alphas_cumprod > 0) & (self.alphas_cumprod < 1)).all():
-            raise ValueError(
-                "alphas_cumprod must lie strictly between 0 and 1, got "
-                f"{self.alphas_cumprod.min():.3g} to {self.alphas_cumprod.max():.3g}"
-            )
-
     @classmethod
     def of(cls, scheduler: Any) -> NoiseSchedule:
-        """Takes the schedule of a diffusers scheduler."""
-        return cls(scheduler.alphas_cumprod.double().cpu(), scheduler.config.prediction_type)
+        """Takes the schedule of a diffusers scheduler, to the CPU.
+
+        Raises:
+            ValueError: the scheduler's prediction type or its abar cannot be used.
+        """
+        abar, prediction_type = scheduler.alphas_cumprod, scheduler.config.prediction_type
+        if prediction_type not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}"
+            )
+        if not ((abar > 0) & (abar < 1)).all():
+            raise ValueError(
+                "alphas_cumprod must lie strictly between 0 and 1, got "
+                f"{abar.min():.3g} to {abar.max():.3g}"
+            )
+        return cls(abar.double().cpu(), prediction_type)
+
+    @lru_cache  # noqa: B019  a schedule lives as long as its model, on one or two devices
+    def to(self, device: torch.device) -> NoiseSchedule:
+        """The same on another device; copied once."""
+        if device == self.alphas_cumprod.device:
+            return self
+        return NoiseSchedule(self.alphas_cumprod.to(device), self.prediction_type)
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
@@ -53,11 +64,11 @@ class NoiseSchedule:
     @property
     def alphas(self) -> Tensor:
         """alpha_t, (T,)."""
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1]])
+        before = torch.cat([torch.ones_like(self.alphas_cumprod[:1]), self.alphas_cumprod[:-1]])
         return self.alphas_cumprod / before
 
     def weights(self, weighting: Weighting = "elbo") -> Tensor:
-        """What ||e_theta - e||^2 counts at each step, (T,) float64.
+        """The weight of ||e_theta - e||^2 at each step, (T,) float64.
 
         `epsilon`: 1. `mean`: beta_t^2 / (alpha_t (1 - abar_t)), which makes it the squared
         distance of the two means, the paper's loss. `elbo`: that over 2 sigma_t^2, with
@@ -101,7 +112,7 @@ class NoiseSchedule:
         abar = self.alphas_cumprod[-1]
         square = latents.double().square().flatten(1).mean(1)
         prior = 0.5 * (abar * square - abar - (1 - abar).log())
-        return -prior - 0.5 * log(2 * pi * (1 - self.alphas[0].item()))
+        return -prior - 0.5 * (2 * pi * (1 - self.alphas[0])).log()
 
     def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """x_t for x_0 and e of one shape, (N, ...), at steps (N,)."""
@@ -116,5 +127,5 @@ class NoiseSchedule:
         return signal * predicted + spread * noisy
 
     def _scales(self, like: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        abar = self.alphas_cumprod[steps.cpu()].view(-1, *[1] * (like.ndim - 1))
+        abar = self.alphas_cumprod[steps].view(-1, *[1] * (like.ndim - 1))
         return (scale.to(like) for scale in (abar.sqrt(), (1 - abar).sqrt()))

@@ -1,14 +1,10 @@
-"""Prompt inversion: the prompt most likely to have made a picture, by Stable Diffusion itself."""
+"""Prompt inversion: scores prompts by likelihood and finds the most likely one."""
 
 from invcap.prompt_inversion.embeddings import load_prompt_embeds, save_prompt_embeds
-from invcap.prompt_inversion.inversion import (
-    History,
-    InversionSettings,
-    PromptInversionOutput,
-    few_steps,
-)
 from invcap.prompt_inversion.likelihood import LogLikelihood
+from invcap.prompt_inversion.output import History, PromptInversionOutput
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+from invcap.prompt_inversion.settings import InversionSettings, few_steps
 
 __all__ = [
     "History",

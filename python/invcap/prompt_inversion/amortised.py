@@ -1,4 +1,4 @@
-"""Picture latents to prompt embeddings in one pass, by an invertible network."""
+"""Image latents to prompt embeddings in one pass, by an invertible network."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import json
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.files import read_tensors, write_tensors
-from invcap.hashing import same_signature, signature
+from invcap.prompt_inversion.embeddings import check_signature
 from invcap_ext import InvertibleNetwork
 
-if TYPE_CHECKING:
-    from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+MAX_FEATURES = 4096
+OVERSAMPLING = 16
 
 
 class AmortisedStart(nn.Module):
     """y = mean + basis^T f(x), f an invertible network whose first K outputs are a prompt's code.
 
-    The basis spans where prompts of the training captions differ most; what f gives beyond the
-    code is what a picture has and no prompt says.
+    The basis spans the directions in which prompts of the training captions differ most; the other
+    outputs of f are what an image has and no prompt says. Latents of more than 4,096 numbers are
+    averaged over squares first.
 
     Args:
-        latents: (C, h, w), shape of a picture's latents.
+        latents: (C, h, w), shape of an image's latents.
         hidden: (77, d), shape of a prompt's hidden states.
-        codes: K, at most C h w.
+        codes: K, at most as many as the network has outputs.
         depth: layers of f.
         negative_slope: of its activations.
 
-    Source: the basis is that of principal components of captions' hidden states (`of`); f then
-    learns to maximise the bound itself, as the encoder does in Kingma and Welling,
-    "Auto-encoding variational Bayes" (2014).
+    Source: the basis holds principal components of captions' hidden states (`of`), by Halko et al.,
+    "Finding structure with randomness" (2011); f then learns to maximize the bound itself, as the
+    encoder does in Kingma and Welling, "Auto-encoding variational Bayes" (2014).
     """
 
     def __init__(
@@ -46,35 +49,42 @@ class AmortisedStart(nn.Module):
         negative_slope: float = 0.7,
     ) -> None:
         super().__init__()
-        most = min(prod(latents), prod(hidden))
+        self.latent_shape = tuple(latents)
+        self.pool = pool_for(latents)
+        pooled = (latents[0], *(side // self.pool for side in latents[1:]))
+        most = min(prod(pooled), prod(hidden))
         if not 1 <= codes <= most:
             raise ValueError(f"codes must be from 1 to {most}, got {codes}")
-        self.network = InvertibleNetwork(prod(latents), depth, negative_slope=negative_slope)
-        self.register_buffer("latent_mean", torch.zeros(*latents))
-        self.register_buffer("latent_deviation", torch.ones(*latents))
+        self.network = InvertibleNetwork(prod(pooled), depth, negative_slope=negative_slope)
+        self.register_buffer("latent_mean", torch.zeros(*pooled))
+        self.register_buffer("latent_deviation", torch.ones(*pooled))
         self.mean = nn.Parameter(torch.zeros(*hidden))
         self.basis = nn.Parameter(torch.zeros(codes, *hidden))
 
     @classmethod
     @torch.no_grad()
-    def of(cls, latents: Tensor, hidden: Tensor, **options: Any) -> AmortisedStart:
-        """One that knows the statistics of training pictures, and whose network is untrained.
+    def of(cls, latents: Tensor, hidden: Tensor, seed: int = 0, **options: Any) -> AmortisedStart:
+        """One that knows the statistics of training images, and whose network is untrained.
 
         Args:
             latents: (N, C, h, w).
-            hidden: (N, 77, d), of their captions.
+            hidden: (M, 77, d), of captions.
+            seed: of the network's weights and of the randomised search for the basis.
             options: as of the class.
         """
-        start = cls(latents.shape[1:], hidden.shape[1:], **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            start = cls(latents.shape[1:], hidden.shape[1:], **options).to(hidden.device)
+            rows = hidden.flatten(1).float()
+            wanted = min(len(start.basis) + OVERSAMPLING, *rows.shape)
+            _, deviations, axes = torch.pca_lowrank(rows, wanted, niter=4)
         codes = len(start.basis)
-        rows = hidden.flatten(1).float()
-        mean = rows.mean(0)
-        variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
-        unit = variances[-codes:].mean().sqrt()
-        start.latent_mean.copy_(latents.mean(0))
-        start.latent_deviation.copy_(latents.std(0).clamp(min=1e-6))
-        start.mean.copy_(mean.view_as(start.mean))
-        start.basis.copy_((unit * axes[:, -codes:].T.flip(0)).view_as(start.basis))
+        unit = (deviations[:codes].square().mean() / len(rows)).sqrt()
+        pooled = F.avg_pool2d(latents, start.pool)
+        start.latent_mean.copy_(pooled.mean(0))
+        start.latent_deviation.copy_(pooled.std(0).clamp(min=1e-6))
+        start.mean.copy_(rows.mean(0).view_as(start.mean))
+        start.basis.copy_((unit * axes[:, :codes].T).view_as(start.basis))
         return start
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -83,7 +93,7 @@ class AmortisedStart(nn.Module):
 
     def code(self, latents: Tensor) -> Tensor:
         """Maps latents (P, C, h, w) to codes (P, K)."""
-        x = (latents - self.latent_mean) / self.latent_deviation
+        x = (F.avg_pool2d(latents, self.pool) - self.latent_mean) / self.latent_deviation
         return self.network(x.flatten(1))[:, : len(self.basis)]
 
     def code_of(self, hidden: Tensor) -> Tensor:
@@ -91,22 +101,20 @@ class AmortisedStart(nn.Module):
         basis = self.basis.flatten(1)
         return (hidden - self.mean).flatten(1) @ basis.T / basis.square().sum(1)
 
-    def save(self, path: Path, pipeline: PromptInversionPipeline) -> None:
-        """Writes it as safetensors in half precision, with what model it is for."""
+    def save(self, path: Path, model: FrozenTextToImage) -> None:
+        """Writes it as safetensors in half precision, with the model that it is for."""
         config = {
-            "latents": list(self.latent_mean.shape),
+            "latents": list(self.latent_shape),
             "hidden": list(self.mean.shape),
             "codes": len(self.basis),
             "depth": len(self.network.layers),
             "negative_slope": self.network.layers[0].negative_slope,
         }
         tensors = {name: value.half() for name, value in self.state_dict().items()}
-        write_tensors(
-            path, tensors, config=json.dumps(config), unet=json.dumps(signature(pipeline.unet))
-        )
+        write_tensors(path, tensors, config=json.dumps(config), unet=json.dumps(model.signature))
 
     @classmethod
-    def load(cls, path: Path, pipeline: PromptInversionPipeline) -> AmortisedStart:
+    def load(cls, path: Path, model: FrozenTextToImage) -> AmortisedStart:
         """Reads what `save` wrote.
 
         Raises:
@@ -115,8 +123,16 @@ class AmortisedStart(nn.Module):
         tensors, metadata = read_tensors(path)
         if not {"config", "unet"} <= metadata.keys():
             raise ValueError(f"{path}: not an amortised start; it has {sorted(tensors)}")
-        if not same_signature(json.loads(metadata["unet"]), signature(pipeline.unet)):
-            raise ValueError(f"{path}: the start is for another model: the weights differ")
+        check_signature(path, "start", metadata["unet"], model)
         start = cls(**json.loads(metadata["config"]))
         start.load_state_dict({name: value.float() for name, value in tensors.items()})
         return start.eval().requires_grad_(False)
+
+
+def pool_for(latents: Sequence[int]) -> int:
+    """Side of the squares that latents (C, h, w) are averaged over: the smallest that suffices."""
+    channels, height, width = latents
+    pool = 1
+    while channels * (height // pool) * (width // pool) > MAX_FEATURES:
+        pool += 1
+    return pool

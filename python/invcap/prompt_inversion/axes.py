@@ -1,63 +1,63 @@
-"""Axes of a prompt's features that Adam's steps go along, learned from gradients of pictures."""
+"""Axes of a prompt's features that Adam's steps go along, learned from gradients of images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.files import read_tensors, write_tensors
-from invcap.hashing import same_signature, signature
-from invcap.prompt_inversion.inversion import Inversion, few_steps
-
-if TYPE_CHECKING:
-    from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+from invcap.prompt_inversion.embeddings import check_signature
+from invcap.prompt_inversion.objective import Objective
+from invcap.prompt_inversion.parametrization import parametrize
+from invcap.prompt_inversion.settings import few_steps
 
 FILE = "axes.safetensors"
 DRAWS = 8
-PICTURES_AT_ONCE = 32
+IMAGES_AT_ONCE = 32
 
 
 def learn_axes(
-    pipeline: PromptInversionPipeline, latents: Tensor, hidden: Tensor, seed: int = 0
+    model: FrozenTextToImage, latents: Tensor, starts: Conditioning, seed: int = 0
 ) -> Tensor:
     """The principal axes (d, d), as columns, of the bound's gradients by a prompt's features.
 
-    Adam weighs each coordinate by itself: along these axes, what one coordinate's gradient does is
-    least tied to what the others' do. Every picture's gradient counts alike, however long it is.
+    Adam weighs each coordinate by itself: along these axes, the gradients of different coordinates
+    are least correlated. Every image's gradient counts alike, however long it is.
 
     Args:
-        latents: (N, C, h, w), of training pictures.
-        hidden: (N, 77, d), where their inversions start.
+        latents: (N, C, h, w), of training images.
+        starts: N prompts, where their inversions start.
         seed: of their draws.
 
     Source: a factor of Gupta et al., "Shampoo" (2018), equation 4; Adam along its axes is Vyas et
     al., "SOAP" (2024). There they follow one run; here they are known before its first step.
     """
-    settings = few_steps(pipeline.schedule, draws=DRAWS, bank=DRAWS)
-    moment = torch.zeros(hidden.shape[-1], hidden.shape[-1])
-    for first in range(0, len(latents), PICTURES_AT_ONCE):
-        chosen = slice(first, first + PICTURES_AT_ONCE)
-        begun = hidden[chosen]
-        seeds = [seed + first + index for index in range(len(begun))]
-        inversion = Inversion(
-            pipeline, latents[chosen], begun, seeds, lambda vectors, rows: vectors, settings
-        )
-        gradient, _ = inversion.gradient(begun, torch.arange(len(begun)), 0)
+    settings = few_steps(model.schedule, draws=DRAWS, bank=DRAWS)
+    width = starts.tensors[model.optimized].shape[-1]
+    moment = torch.zeros(width, width, device=latents.device)
+    for first in range(0, len(latents), IMAGES_AT_ONCE):
+        chosen = slice(first, first + IMAGES_AT_ONCE)
+        vectors, conditioning_of = parametrize(model, starts[chosen], "hidden_states")
+        seeds = [seed + first + index for index in range(len(vectors))]
+        objective = Objective(model, latents[chosen], conditioning_of, seeds, settings)
+        rows = torch.arange(len(vectors), device=latents.device)
+        gradient, _ = objective.gradient(vectors, rows, 0)
         gradient = torch.nn.functional.normalize(gradient.flatten(1)).view_as(gradient)
         moment += torch.einsum("pnd,pne->de", gradient, gradient)
     return torch.linalg.eigh(moment).eigenvectors
 
 
-def save_axes(folder: Path, axes: Tensor, pipeline: PromptInversionPipeline) -> None:
+def save_axes(folder: Path, axes: Tensor, model: FrozenTextToImage) -> None:
     """Writes axes (d, d) into a folder of learned starts."""
-    write_tensors(folder / FILE, {"features": axes}, unet=json.dumps(signature(pipeline.unet)))
+    write_tensors(folder / FILE, {"features": axes}, unet=json.dumps(model.signature))
 
 
-def load_axes(folder: Path, pipeline: PromptInversionPipeline) -> Tensor | None:
+def load_axes(folder: Path, model: FrozenTextToImage) -> Tensor | None:
     """Reads what `save_axes` wrote, (d, d); None if there is no such file.
 
     Raises:
@@ -67,7 +67,7 @@ def load_axes(folder: Path, pipeline: PromptInversionPipeline) -> Tensor | None:
     if not path.is_file():
         return None
     tensors, metadata = read_tensors(path)
-    width = pipeline.unet.config.cross_attention_dim
+    width = model.conditioning_shapes[model.optimized][-1]
     if "unet" not in metadata or [*tensors] != ["features"]:
         raise ValueError(f"{path}: not axes; it has {sorted(tensors)}")
     if tensors["features"].shape != (width, width):
@@ -75,6 +75,5 @@ def load_axes(folder: Path, pipeline: PromptInversionPipeline) -> Tensor | None:
             f"{path}: expected axes of shape {(width, width)}, got "
             f"{tuple(tensors['features'].shape)}"
         )
-    if not same_signature(json.loads(metadata["unet"]), signature(pipeline.unet)):
-        raise ValueError(f"{path}: the axes are for another model: the weights differ")
+    check_signature(path, "axes file", metadata["unet"], model)
     return tensors["features"]

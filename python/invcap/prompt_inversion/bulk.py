@@ -1,57 +1,53 @@
-"""`invcap invert`: pictures in, a folder for each of them out; in batches, on many processes."""
+"""`invcap invert`: images in, a folder for each of them out; in batches, on many processes."""
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 from PIL import Image
 
-from invcap.captioning import InvertibleCaptioner
-from invcap.data import Skipped, fit_picture, log_skipped
-from invcap.data.example import listing
-from invcap.data.pictures import SUFFIXES, open_picture, pictures_in
+from invcap.data import fit_picture
+from invcap.data.pictures import open_picture
 from invcap.files import read_json, write_json
-from invcap.hashing import same_signature, signature
-from invcap.prompt_inversion.inversion import InversionSettings, PromptInversionOutput
-from invcap.prompt_inversion.parametrization import Over
+from invcap.hashing import check_identity, same_signature
+from invcap.prompt_inversion.output import PromptInversionOutput
+from invcap.prompt_inversion.parametrization import Parametrization
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
-from invcap.prompt_inversion.starts import start_of
+from invcap.prompt_inversion.settings import InversionSettings
+from invcap.prompt_inversion.sources import Source, check_folders, find_sources, usable
+from invcap.prompt_inversion.starts import LEARNED, check_start
+from invcap.prompt_inversion.words import Captioner
 
-logger = logging.getLogger(__name__)
 RECORD = "run.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
-PATIENCE = timedelta(days=365)
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a run inverts its pictures.
+    """How a run inverts its images.
 
     Attributes:
-        size: (height, width) that pictures are scaled to, pixels.
-        inversion: how the bound is maximised.
+        size: (height, width) that images are scaled to, pixels.
+        inversion: how the bound is maximized.
         start: where to begin: a sentence, "caption", "amortised" or "meta".
         captioner: folder of the captioner, for the start "caption" and for words.
         starts: folder of learned starts, if not the model's own.
         words: also find a prompt in words.
-        over: what is optimised, see `PromptInversionPipeline.invert`.
-        seed: of the first picture; each has one more than the picture before it.
-        guidance_scale: of the generated pictures.
-        batch_size: pictures inverted at once.
+        over: what is optimized, see `PromptInversionPipeline.invert`.
+        seed: of the first image; each has one more than the image before it.
+        guidance_scale: of the generated images.
+        batch_size: images inverted at once.
     """
 
     size: tuple[int, int]
@@ -60,7 +56,7 @@ class RunSettings:
     captioner: str | None = None
     starts: str | None = None
     words: bool = False
-    over: Over = "hidden_states"
+    over: Parametrization = "hidden_states"
     seed: int = 0
     guidance_scale: float = 1.0
     batch_size: int = 32
@@ -68,35 +64,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A picture file.
-
-    Attributes:
-        path: of the file.
-        name: its path in the folder where it was found, or its own name.
-        found: whether it was found in a folder, not named itself.
-    """
-
-    path: Path
-    name: str
-    found: bool
-
-    @property
-    def folder(self) -> Path:
-        """Where in a run's output its files are."""
-        return Path(self.name).with_suffix("")
-
-
-def start_processes() -> PartialState:
-    """The processes that a launcher started, or this one alone.
-
-    They wait for each other as long as it takes: in a resumed run, one may have all to do.
-    """
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    return PartialState(cpu=cpu, timeout=PATIENCE)
+        if not (isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise ValueError(
+                f"guidance_scale must be finite and at least 0, got {self.guidance_scale}"
+            )
 
 
 def invert(
@@ -106,29 +77,28 @@ def invert(
     settings: RunSettings,
     processes: PartialState,
     resume: bool = False,
+    captioner: Captioner | None = None,
 ) -> list[dict[str, Any]]:
-    """Inverts pictures and writes a folder for each; see `PromptInversionPipeline.invert`.
+    """Inverts images and writes a folder for each; see `PromptInversionPipeline.invert`.
 
-    Batches take turns among the processes. A run that was killed goes on with `resume`, and ends
+    Batches take turns among the processes. A run that was killed resumes with `resume`, and ends
     as if it had never stopped.
 
     Args:
-        paths: picture files, and folders that stand for the picture files in them.
-        processes: of which the main one lists the pictures and records the run.
+        paths: image files, and folders that stand for the image files in them.
+        processes: of which the main one lists the images and records the run.
+        captioner: what `settings.captioner` names.
 
     Returns:
-        For each picture: its file, the embedding's file, the held-out bound with its standard
+        For each image: its file, the embedding's file, the held-out bound with its standard
         error, the gradient steps and UNet evaluations it took, and its share of the seconds.
 
     Raises:
-        ValueError: the pictures or a setting cannot be used, or `output` holds a run and `resume`
-            is false, or one of other pictures, settings or weights.
+        ValueError: the images or a setting cannot be used, or `output` holds a run and `resume`
+            is false, or one of other images, settings or weights.
     """
     begun = begin(pipeline, paths, output, settings, resume) if processes.is_main_process else None
     (sources,) = broadcast_object_list([begun])
-    captioner = None
-    if settings.captioner is not None:
-        captioner = InvertibleCaptioner.from_pretrained(settings.captioner)
     batches = range(-(-len(sources) // settings.batch_size))
     for number in batches[processes.process_index :: processes.num_processes]:
         pipeline.set_progress_bar_config(
@@ -146,7 +116,7 @@ def begin(
     settings: RunSettings,
     resume: bool,
 ) -> list[Source]:
-    """Lists the pictures and records the run, or makes sure that it is the one to resume.
+    """Lists the images and records the run, or makes sure that it is the one to resume.
 
     Raises:
         ValueError: as `invert` does; nothing has been written then.
@@ -154,13 +124,15 @@ def begin(
     path = output / RECORD
     if path.exists() and not resume:
         raise ValueError(f"{output}: holds an inversion; resume it, or give another folder")
+    check_settings(pipeline, settings)
     sources = usable([source for path in paths for source in find_sources(path, output)])
     check_folders(sources)
+    model = pipeline.model
     record = {
         **asdict(settings),
-        "dtype": str(pipeline.unet.dtype),
-        "model": pipeline.name_or_path,
-        "signature": signature(pipeline.unet),
+        "dtype": str(model.dtype),
+        "model": model.name,
+        "signature": model.signature,
         "pictures": [source.name for source in sources],
         "contents": [sha256(source.path.read_bytes()).hexdigest() for source in sources],
     }
@@ -168,14 +140,19 @@ def begin(
         check_record(output, json.loads(json.dumps(record)))
         remove_unfinished([output / CHECKPOINTS, *(output / source.folder for source in sources)])
     else:
-        latents = pipeline.encode_images(sources[0].path, settings.size)
-        # The captioner has not spoken yet: any sentence stands for what it will say.
-        said = None if settings.captioner is None else ["a picture"]
-        for start in start_of(pipeline, settings.start, latents, said, settings.starts):
-            if isinstance(start, str):
-                pipeline.check_prompt(start)
         write_json(path, record)
     return sources
+
+
+def check_settings(pipeline: PromptInversionPipeline, settings: RunSettings) -> None:
+    """Raises ValueError unless a model can do what is asked, whatever the images are."""
+    pipeline.model.check_size(settings.size)
+    learned = pipeline.learned_starts(settings.starts)
+    check_start(settings.start, learned, settings.size, settings.captioner is not None)
+    if settings.over != "hidden_states" and settings.start in LEARNED:
+        raise ValueError(f"start must be sentences over {settings.over!r}, got {settings.start!r}")
+    if settings.words and settings.captioner is None and settings.start in LEARNED:
+        raise ValueError("words need a captioner or a start that is a sentence, got neither")
 
 
 def remove_unfinished(folders: Sequence[Path]) -> None:
@@ -185,107 +162,36 @@ def remove_unfinished(folders: Sequence[Path]) -> None:
             unfinished.unlink()
 
 
-def find_sources(path: Path, output: Path) -> list[Source]:
-    """The picture files that a path stands for: itself, or all in the folder, sorted by path.
-
-    Raises:
-        ValueError: the folder has no picture, or `output` lies in it: what a run draws there would
-            be taken for its pictures.
-    """
-    if not path.is_dir():
-        return [Source(path, path.name, found=False)]
-    if output.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"{output}: must not be in {path}, the pictures' folder")
-    sources = [
-        Source(file, file.relative_to(path).as_posix(), found=True)
-        for file in sorted(pictures_in(path))
-        if not file.is_dir()
-    ]
-    if not sources:
-        suffixes = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"{path}: expected pictures in the folder ({suffixes}), found none")
-    return sources
-
-
-def usable(sources: Sequence[Source]) -> list[Source]:
-    """Those that can be decoded; the others are logged.
-
-    Raises:
-        ValueError: one that was not found but named cannot be decoded, or none can.
-    """
-    with ThreadPoolExecutor() as pool:
-        faults = list(pool.map(fault_of, sources))
-    checked = list(zip(sources, faults, strict=True))
-    for source, fault in checked:
-        if fault is not None and not source.found:
-            raise ValueError(f"{source.path}: expected a picture: {fault.reason}")
-    skipped = [fault for fault in faults if fault is not None]
-    if len(skipped) == len(sources):
-        raise ValueError(
-            f"expected pictures, but none of {len(sources)} can be decoded\n{listing(skipped, 5)}"
-        )
-    log_skipped(skipped, logger)
-    return [source for source, fault in checked if fault is None]
-
-
-def fault_of(source: Source) -> Skipped | None:
-    """Why a picture cannot be decoded; None if it can."""
-    try:
-        open_picture(source.path)
-    except OSError as error:
-        return Skipped(str(source.path), str(error))
-    return None
-
-
-def check_folders(sources: Sequence[Source]) -> None:
-    """Raises ValueError unless every picture has an output folder of its own."""
-    taken: dict[Path, Source] = {}
-    for source in sources:
-        other = taken.setdefault(source.folder, source)
-        if other is not source:
-            raise ValueError(
-                f"pictures must differ in name, got {other.path} and {source.path}, both for "
-                f"{source.folder}"
-            )
-
-
 def check_record(output: Path, asked: dict[str, Any]) -> None:
     """Raises ValueError, naming the first difference, unless `output` holds the run asked for."""
     had = read_json(output / RECORD)
     if not same_signature(had["signature"], asked["signature"]):
         raise ValueError(
-            f"{output}: cannot resume with other weights: the folder has those of "
+            f"{output}: cannot resume: the weights differ: the folder has those of "
             f"{had['model']}, this run those of {asked['model']}"
         )
-    before, now = flat(had), flat(asked)
-    for name in before | now:
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"{output}: cannot resume with another {name}: the folder has "
-                f"{before.get(name)}, this run {now.get(name)}"
-            )
+    check_identity(output, comparable(had), comparable(asked))
     for name, was, now_is in zip(had["pictures"], had["contents"], asked["contents"], strict=True):
         if was != now_is:
-            raise ValueError(f"{output}: cannot resume: {name} is not the picture that it was")
+            raise ValueError(f"{output}: cannot resume: {name} is not the image that it was")
 
 
-def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """What must not differ between a run and its resumption, one entry for each fact."""
-    apart = ("inversion", "model", "signature", "pictures", "contents")
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """What must not differ between a run and its resumption."""
+    apart = ("model", "signature", "pictures", "contents")
     facts = {name: value for name, value in record.items() if name not in apart}
-    pictures = {f"picture {number}": name for number, name in enumerate(record["pictures"], 1)}
-    return facts | record["inversion"] | pictures
+    return facts | {f"picture {number}": name for number, name in enumerate(record["pictures"], 1)}
 
 
 def invert_batch(
     pipeline: PromptInversionPipeline,
-    captioner: InvertibleCaptioner | None,
+    captioner: Captioner | None,
     sources: Sequence[Source],
     number: int,
     output: Path,
     settings: RunSettings,
 ) -> None:
-    """Inverts one batch of a run's pictures and writes what is missing, if anything is."""
+    """Inverts one batch of a run's images and writes what is missing, if anything is."""
     first = number * settings.batch_size
     batch = sources[first : first + settings.batch_size]
     folders = [output / source.folder for source in batch]
@@ -312,7 +218,13 @@ def invert_batch(
         seconds = (time.perf_counter() - started) / len(batch)
         for index in missing:
             written = write_inversion(
-                folders[index], pipeline, targets[index], found, index, seed + index
+                folders[index],
+                pipeline.model,
+                targets[index],
+                found,
+                index,
+                seed + index,
+                settings.guidance_scale,
             )
             row = {"picture": str(batch[index].path), "embedding": str(written)}
             row |= measured(found, index) | {"seconds": seconds}
@@ -321,7 +233,7 @@ def invert_batch(
 
 
 def measured(found: PromptInversionOutput, index: int) -> dict[str, Any]:
-    """What an inversion found for one picture, in plain numbers and words."""
+    """What an inversion found for one image, in plain numbers and words."""
     row = {
         "log_likelihood": found.log_likelihood[index].item(),
         "standard_error": found.standard_error[index].item(),

@@ -1,4 +1,4 @@
-"""What `log_likelihood` returns: bounds on one bank, and how sure one can be of them."""
+"""What `log_likelihood` returns: bounds on shared noise samples, with their standard errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from invcap.diffusion.noise_samples import standard_error
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Lower bounds of log p(latent | prompt), nats per latent number, on one shared bank.
+    """Lower bounds of log p(latent | prompt), nats per latent number.
 
     Attributes:
         prompts: the N prompts.
-        terms: (N, M) float64, one for each pair of the bank; the bound is their mean.
+        terms: (N, M) float64, one for each noise sample; a prompt's bound is their mean.
     """
 
     prompts: Sequence[str]
@@ -34,14 +34,14 @@ class LogLikelihood:
 
     @property
     def best(self) -> int:
-        """Which prompt has the highest bound."""
+        """Index of the prompt with the highest bound."""
         return int(self.bound.argmax())
 
     def difference(self, prompt: int, other: int) -> tuple[float, float]:
         """Bound of one prompt minus another's, and its standard error.
 
-        The bank is shared, so that its luck mostly cancels: the error is that of the paired
-        differences, not of the two bounds.
+        All prompts share the same noise samples, so sampling error largely cancels in differences:
+        the error is that of the paired differences, not of the two bounds.
         """
         paired = self.terms[prompt] - self.terms[other]
         return paired.mean().item(), standard_error(paired).item()

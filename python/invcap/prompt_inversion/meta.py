@@ -1,19 +1,20 @@
-"""A start from which few steps suffice, learned over many pictures."""
+"""A start from which few steps suffice, learned over many images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from invcap.prompt_inversion.inversion import Inversion, InversionSettings
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.model import FrozenTextToImage
+from invcap.prompt_inversion.objective import Objective
+from invcap.prompt_inversion.optimizer import maximize
+from invcap.prompt_inversion.parametrization import parametrize
+from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.state import State
-
-if TYPE_CHECKING:
-    from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,15 @@ class MetaSettings:
 
     Attributes:
         rounds: of Reptile.
-        pictures: inverted in each round.
+        images: inverted in each round.
         rate: share of the way to the mean of their embeddings that the start moves in a round; it
             falls linearly to 0.
         inner: how they are inverted.
-        seed: of pictures and banks.
+        seed: of images and noise samples.
     """
 
     rounds: int = 60
-    pictures: int = 16
+    images: int = 16
     rate: float = 0.5
     inner: InversionSettings = field(
         default_factory=lambda: InversionSettings(
@@ -41,34 +42,37 @@ class MetaSettings:
 
 
 def reptile(
-    pipeline: PromptInversionPipeline,
+    model: FrozenTextToImage,
     latents: Tensor,
-    start: Tensor,
+    start: Conditioning,
     settings: MetaSettings,
     done: int = 0,
-    on_round: Callable[[int, Tensor], None] = lambda done, start: None,
-) -> Tensor:
-    """Moves a start towards where the inversions of training pictures lead from it.
+    on_round: Callable[[int, Conditioning], None] = lambda done, start: None,
+) -> Conditioning:
+    """Moves a start towards where the inversions of training images lead from it.
 
     Args:
-        latents: (N, C, h, w), of the pictures.
-        start: (77, d).
+        latents: (N, C, h, w), of the images.
+        start: one prompt.
         done: rounds that the start has already had; the draws of a round depend on the seed and
             its number alone.
         on_round: called with rounds done and the start after each.
 
     Source: Nichol et al., "On first-order meta-learning algorithms" (2018), algorithm 2.
     """
+    name = model.optimized
     for number in range(done, settings.rounds):
         generator = torch.Generator().manual_seed((settings.seed << 32) + number)
-        chosen = torch.randint(len(latents), (settings.pictures,), generator=generator)
-        seeds = torch.randint(2**62, (settings.pictures,), generator=generator).tolist()
-        starts = start.expand(settings.pictures, -1, -1)
-        inversion = Inversion(
-            pipeline, latents[chosen], starts, seeds, lambda vectors, rows: vectors, settings.inner
+        chosen = torch.randint(len(latents), (settings.images,), generator=generator)
+        seeds = torch.randint(2**62, (settings.images,), generator=generator).tolist()
+        starts = start[[0] * settings.images]
+        vectors, conditioning_of = parametrize(model, starts, "hidden_states")
+        objective = Objective(
+            model, latents[chosen].to(model.device), conditioning_of, seeds, settings.inner
         )
-        state = inversion.run(State.start(starts), lambda state: None)
+        state = maximize(objective, State.start(vectors), settings.inner)
         rate = settings.rate * (1 - number / settings.rounds)
-        start = start.lerp(state.vectors.mean(0), rate)
+        before = start.tensors[name]
+        start = start.replace(**{name: before.lerp(state.vectors.mean(0, keepdim=True), rate)})
         on_round(number + 1, start)
     return start

@@ -1,4 +1,4 @@
-"""What an inversion leaves in a folder: embedding, history, plot of bounds, strip of pictures."""
+"""What an inversion leaves in a folder: embedding, history, plot of bounds, strip of images."""
 
 from __future__ import annotations
 
@@ -10,49 +10,51 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
+from invcap.diffusion.conditioning import Conditioning, concatenate
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.figures import running_mean, write_figure, write_image
 from invcap.files import write_json
-from invcap.prompt_inversion.embeddings import save_prompt_embeds, save_token_vectors
-from invcap.prompt_inversion.inversion import History, PromptInversionOutput
-from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+from invcap.prompt_inversion.embeddings import save_conditioning, save_token_vectors
+from invcap.prompt_inversion.output import History, PromptInversionOutput
 
 SHOWN_SIDE = 128
 
 
 def write_inversion(
     folder: Path,
-    pipeline: PromptInversionPipeline,
+    model: FrozenTextToImage,
     target: Image.Image,
     output: PromptInversionOutput,
     index: int,
     seed: int,
+    guidance_scale: float = 1.0,
 ) -> Path:
-    """Writes what `invert` found for one picture.
+    """Writes what `invert` found for one image.
 
     Args:
-        target: the picture.
-        index: which of the output's pictures it is.
-        seed: of the noise that the pictures of the strip are generated from.
+        target: the image.
+        index: which of the output's images it is.
+        seed: of the noise that the images of the strip are generated from.
+        guidance_scale: of these images.
 
     Returns:
         The embedding's file.
     """
     history = output.histories[index]
     embedding = folder / "embedding.safetensors"
-    ways = {step: hidden[index] for step, hidden in output.snapshots.items()}
-    shown = pipeline.generate(
-        list(ways.values()), [seed] * len(ways), (target.height, target.width)
-    )
+    one = slice(index, index + 1)
+    shown = []
+    if output.snapshots:
+        ways = concatenate([snapshot[one] for snapshot in output.snapshots.values()])
+        size = (target.height, target.width)
+        shown = model.generate(ways, [seed] * len(ways), size, guidance_scale)
     write_figure(folder / "bounds.png", bounds_figure([history]))
-    write_image(
-        folder / "strip.png",
-        strip([*shown, output.images[index], target]),
-    )
+    write_image(folder / "strip.png", strip([*shown, output.images[index], target]))
     training = [bound if isfinite(bound) else None for bound in history.training]
     write_json(folder / "history.json", asdict(history) | {"training": training})
     if output.token_vectors is not None:
         save_token_vectors(folder / "tokens.safetensors", output.token_vectors[index], "<picture>")
-    save_prompt_embeds(embedding, output.prompt_embeds[index], pipeline)
+    save_conditioning(embedding, Conditioning(output.conditioning)[one], model)
     return embedding
 
 
@@ -70,12 +72,12 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
     return figure
 
 
-def strip(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures in a row, the last set apart, as the paper's Figure 3."""
-    width = round(SHOWN_SIDE * pictures[0].width / pictures[0].height)
+def strip(images: Sequence[Image.Image]) -> Image.Image:
+    """Images in a row, the last set apart, as the paper's Figure 3."""
+    width = round(SHOWN_SIDE * images[0].width / images[0].height)
     gap = SHOWN_SIDE // 16
-    row = Image.new("RGB", ((width + gap) * len(pictures) + gap, SHOWN_SIDE), "white")
-    for i, picture in enumerate(pictures):
-        left = i * (width + gap) + 2 * gap * (i == len(pictures) - 1)
-        row.paste(picture.resize((width, SHOWN_SIDE), Image.Resampling.NEAREST), (left, 0))
+    row = Image.new("RGB", ((width + gap) * len(images) + gap, SHOWN_SIDE), "white")
+    for i, image in enumerate(images):
+        left = i * (width + gap) + 2 * gap * (i == len(images) - 1)
+        row.paste(image.resize((width, SHOWN_SIDE), Image.Resampling.NEAREST), (left, 0))
     return row

@@ -1,23 +1,26 @@
-"""The state of an inversion: everything that the next step depends on, one row a picture."""
+"""The state of an inversion: everything that the next step depends on, one row for each image."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invcap.files import read_tensors, write_tensors
+from invcap.hashing import check_identity
 
 
 @dataclass
 class State:
-    """P pictures' vectors, (P, N, d) each, and how their optimisation goes, (P,) each.
+    """P images' vectors, (P, N, d) each, and how their optimization goes, (P,) each.
 
     Attributes:
-        vectors: what is optimised, float32.
+        vectors: what is optimized, float32.
+        unit: root mean square of the vectors at the start; steps are relative to it.
         momentum, square: Adam's averages of gradients and of their squares.
         average: moving average of `vectors`.
         best: the vectors (or average) with the highest held-out bound.
@@ -25,19 +28,20 @@ class State:
         updates: of Adam since it was last reset.
         rate: factor on the learning rate.
         norm: running mean of the gradient's norm; 0 before the first.
-        stale: evaluations since the best.
+        stale: measurements since the best.
         rollbacks: returns to the best so far.
-        active: pictures that have not stopped.
+        active: images that have not stopped.
         taken: steps before they did.
-        evaluations: of the UNet.
+        evaluations: of the denoiser.
         step: steps done.
         training: (steps, P) float64, the bound as each step's own draws estimate it.
         evaluated: steps after which the held-out bound was measured.
-        held_out: (len(evaluated), P) float64, that bound; NaN for pictures that had stopped.
+        held_out: (len(evaluated), P) float64, that bound; NaN for images that had stopped.
         snapshots: steps done -> (P, N, d), the vectors then.
     """
 
     vectors: Tensor
+    unit: Tensor
     momentum: Tensor
     square: Tensor
     average: Tensor
@@ -62,40 +66,54 @@ class State:
     @classmethod
     def start(cls, vectors: Tensor) -> State:
         """The state before the first step, from vectors (P, N, d)."""
-        pictures = len(vectors)
-        count = torch.zeros(pictures, dtype=torch.int64)
+        number = torch.zeros(len(vectors), dtype=torch.float64, device=vectors.device)
+        count = number.long()
         return cls(
             vectors=vectors.clone(),
+            unit=vectors.square().mean((1, 2)).sqrt(),
             momentum=torch.zeros_like(vectors),
             square=torch.zeros_like(vectors),
             average=vectors.clone(),
             best=vectors.clone(),
-            best_bound=torch.full((pictures,), -torch.inf, dtype=torch.float64),
-            best_error=torch.full((pictures,), torch.nan, dtype=torch.float64),
+            best_bound=number - torch.inf,
+            best_error=number + torch.nan,
             best_step=count.clone(),
             updates=count.clone(),
-            rate=torch.ones(pictures),
-            norm=torch.zeros(pictures),
+            rate=torch.ones_like(vectors[:, 0, 0]),
+            norm=torch.zeros_like(vectors[:, 0, 0]),
             stale=count.clone(),
             rollbacks=count.clone(),
-            active=torch.ones(pictures, dtype=torch.bool),
+            active=count == 0,
             taken=count.clone(),
             evaluations=count.clone(),
         )
 
-    def save(self, path: Path, identity: dict[str, str]) -> None:
+    def put(self, rows: Tensor, chosen: Tensor, **values: Tensor) -> None:
+        """Replaces what some images have.
+
+        Args:
+            rows: (A,), images.
+            chosen: (A,) bool, which of them are changed.
+            values: name of an attribute -> (A, ...), its new values.
+        """
+        for name, new in values.items():
+            tensor = getattr(self, name)
+            mask = chosen.view(-1, *[1] * (new.ndim - 1))
+            tensor[rows] = torch.where(mask, new, tensor[rows])
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Writes all of it, replacing the file at once; `identity` says what it belongs to."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        tensors["training"] = _stacked(self.training, len(self.vectors))
-        tensors["held_out"] = _stacked(self.held_out, len(self.vectors))
+        tensors["training"] = _stacked(self.training, self.best_bound)
+        tensors["held_out"] = _stacked(self.held_out, self.best_bound)
         tensors["evaluated"] = torch.tensor(self.evaluated, dtype=torch.int64)
         for step, vectors in self.snapshots.items():
             tensors[f"snapshots.{step}"] = vectors
         write_tensors(path, tensors, step=str(self.step), identity=json.dumps(identity))
 
     @classmethod
-    def load(cls, path: Path, identity: dict[str, str]) -> State:
-        """Reads what `save` wrote.
+    def load(cls, path: Path, identity: dict[str, Any], device: torch.device) -> State:
+        """Reads what `save` wrote, to a device.
 
         Raises:
             ValueError: the file is missing or broken, or belongs to another inversion.
@@ -103,13 +121,8 @@ class State:
         tensors, metadata = read_tensors(path)
         if not {"step", "identity"} <= metadata.keys():
             raise ValueError(f"{path}: not a checkpoint of an inversion")
-        saved = json.loads(metadata["identity"])
-        for name, value in identity.items():
-            if saved.get(name) != value:
-                raise ValueError(
-                    f"{path}: cannot go on with another {name}: the checkpoint has "
-                    f"{saved.get(name)}, this inversion {value}"
-                )
+        check_identity(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         return cls(
             **{name: tensors[name] for name in TENSORS},
             step=int(metadata["step"]),
@@ -127,5 +140,5 @@ class State:
 TENSORS = [f.name for f in fields(State) if f.type == "Tensor"]
 
 
-def _stacked(rows: list[Tensor], width: int) -> Tensor:
-    return torch.stack(rows) if rows else torch.empty(0, width, dtype=torch.float64)
+def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(rows) if rows else like.new_empty(0, len(like))

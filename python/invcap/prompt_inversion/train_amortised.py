@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples
-from invcap.hashing import fingerprint
 from invcap.prompt_inversion.amortised import AmortisedStart
+from invcap.prompt_inversion.objective import squared_errors
 from invcap.training.muon import Muon
 from invcap.training.trainer import FitSettings, fit
-
-if TYPE_CHECKING:
-    from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 
 CAPTIONS_AT_ONCE = 512
 
@@ -44,7 +42,7 @@ class AmortisedSettings:
 
 
 def train_amortised(
-    pipeline: PromptInversionPipeline,
+    model: FrozenTextToImage,
     latents: Tensor,
     hidden: Tensor,
     settings: AmortisedSettings,
@@ -72,17 +70,18 @@ def train_amortised(
 
     def bound_loss(start: nn.Module, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (settings.batch_size,), generator=generator)
-        schedule, clean = pipeline.schedule, latents[chosen]
+        schedule, clean = model.schedule, latents[chosen]
         bank = draw_samples(
             schedule, len(chosen), tuple(clean.shape[1:]), generator, None, schedule.weights()
         )
         noisy = schedule.noisy(clean, bank.noise, bank.steps)
         weight = torch.full((len(chosen),), 1 / clean.numel())
-        return pipeline.squared_errors(noisy, bank.noise, bank.steps, start(clean), weight).sum()
+        conditioning = Conditioning({model.optimized: start(clean)})
+        return squared_errors(model, noisy, bank.noise, bank.steps, conditioning, weight).sum()
 
     factors = [layer.lu for layer in start.network.layers]
     biases = [layer.bias for layer in start.network.layers]
-    identity = fingerprint(pipeline.unet) + f", {len(latents)} pictures"
+    identity = model.fingerprint + f", {len(latents)} pictures"
     start = fit(
         start,
         caption_loss,

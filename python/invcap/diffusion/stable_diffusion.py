@@ -1,0 +1,122 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net that reads the hidden states of one CLIP text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.model import FrozenTextToImage
+
+
+class StableDiffusion(FrozenTextToImage):
+    """`StableDiffusionPipeline`: its conditioning is `prompt_embeds`, (N, 77, d).
+
+    The scheduler predicts noise ("epsilon") or velocity ("v_prediction"). Images become latents by
+    the mean of the autoencoder's posterior.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
+    load_options: ClassVar[dict[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.pipeline.unet
+
+    @property
+    def size(self) -> tuple[int, int]:
+        side = self.pipeline.unet.config.sample_size
+        height, width = side if isinstance(side, Sequence) else (side, side)
+        return height * self.pixels_per_latent, width * self.pixels_per_latent
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return self.pipeline.vae_scale_factor
+
+    @property
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        width = self.pipeline.unet.config.cross_attention_dim
+        return {"prompt_embeds": (self.tokenizer.model_max_length, width)}
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """Splits prompts into tokens."""
+        return self.pipeline.tokenizer
+
+    @property
+    def token_table(self) -> Tensor:
+        """The vector of every token, (tokens, d) float32."""
+        return self.pipeline.text_encoder.get_input_embeddings().weight.float()
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        return posterior.mode().float() * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts must be a list of at least one sentence, got {prompts!r}")
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        hidden, _ = self.pipeline.encode_prompt(
+            list(prompts), self.device, 1, do_classifier_free_guidance=False
+        )
+        return Conditioning({"prompt_embeds": hidden.float()})
+
+    def check_prompt(self, prompt: str) -> None:
+        if not prompt.strip():
+            raise ValueError(f"a prompt must have words, got {prompt!r}")
+        count, most = len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length
+        if count > most:
+            raise ValueError(
+                f"a prompt has at most {most} tokens with start and end, got {count}: {prompt!r}"
+            )
+
+    def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
+        hidden = conditioning.tensors["prompt_embeds"].to(self.dtype)
+        predicted = self.pipeline.unet(noisy.to(self.dtype), steps, hidden).sample
+        return self.schedule.to(noisy.device).noise_of(predicted.to(noisy.dtype), noisy, steps)
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """The numbers of the prompts' tokens, padded, (N, 77)."""
+        ids = self.tokenizer(list(prompts), padding="max_length", return_tensors="pt").input_ids
+        return ids.to(self.device)
+
+    def encode_tokens(self, ids: Tensor, positions: slice, vectors: Tensor) -> Conditioning:
+        """Encodes prompts some of whose tokens are replaced by vectors, differentiably.
+
+        Args:
+            ids: (N, 77).
+            positions: which tokens are replaced.
+            vectors: (N, n, d), of the n tokens at `positions`.
+        """
+        text_encoder = self.pipeline.text_encoder
+        with _replaced_embeddings(text_encoder, positions, vectors):
+            return Conditioning({"prompt_embeds": text_encoder(ids)[0].float()})
+
+
+@contextmanager
+def _replaced_embeddings(
+    text_encoder: nn.Module, positions: slice, vectors: Tensor
+) -> Iterator[None]:
+    def replace(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
+        changed = embedded.clone()
+        changed[:, positions] = vectors.to(embedded)
+        return changed
+
+    handle = text_encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

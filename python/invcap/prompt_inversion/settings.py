@@ -1,0 +1,111 @@
+"""How inversions maximize the bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
+
+WARM_STARTS = ("caption", "amortised")
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """How the bound is maximized.
+
+    Attributes:
+        steps: most gradient steps.
+        learning_rate: of Adam, relative to the size of what is optimized; it falls to 0 as
+            (1 - step / steps)^lr_decay_power.
+        lr_decay_power: exponent of that fall.
+        momentum: decay of Adam's average of gradients. Where noise is small beside the gradients
+            and steps are few, less of it is better.
+        draws: noise samples for each gradient: denoiser evaluations a step and image.
+        weighting: of the errors in the gradient, see `NoiseSchedule.weights`.
+        timestep_range: first diffusion step that gradients see, and the one after the last; None
+            for all.
+        bank: noise samples that gradients draw from; a multiple of `draws`.
+        held_out: other noise samples, which decide what is best.
+        evaluate_every: gradient steps between measurements of the held-out bound.
+        patience: measurements without a new best until the image returns to its best with half
+            the learning rate; None for never.
+        max_rollbacks: an image that would return more often, for whatever reason, stops.
+        clip: gradients are clipped to so many times the running mean of their norm.
+        average: decay of the moving average of vectors which is measured and kept in their
+            place; 0 for the vectors themselves.
+        snapshots: states kept between start and end, for the strip of images.
+        checkpoint_every: gradient steps between checkpoints.
+    """
+
+    steps: int = 300
+    learning_rate: float = 0.07
+    lr_decay_power: float = 1.0
+    momentum: float = 0.9
+    draws: int = 4
+    weighting: Weighting = "balanced"
+    timestep_range: tuple[int, int] | None = None
+    bank: int = 256
+    held_out: int = 64
+    evaluate_every: int = 25
+    patience: int | None = 4
+    max_rollbacks: int = 4
+    clip: float = 2.0
+    average: float = 0.0
+    snapshots: int = 6
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps < 0:
+            raise ValueError(f"steps must be at least 0, got {self.steps}")
+        if self.bank < self.draws or self.bank % self.draws:
+            raise ValueError(f"bank must be a multiple of draws, {self.draws}, got {self.bank}")
+        if self.held_out < 2:
+            raise ValueError(f"held_out must be at least 2, got {self.held_out}")
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {self.weighting!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}")
+        if not self.lr_decay_power >= 0:
+            raise ValueError(f"lr_decay_power must be at least 0, got {self.lr_decay_power}")
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+
+
+def few_steps(schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:
+    """Settings for warm starts, where most of the bound is left in the less noisy half.
+
+    Args:
+        schedule: of the model.
+        overrides: fields to replace.
+    """
+    settings = InversionSettings(
+        steps=12,
+        learning_rate=0.05,
+        lr_decay_power=1 / 3,
+        momentum=0.5,
+        weighting="elbo",
+        timestep_range=(0, len(schedule) // 2),
+        evaluate_every=4,
+        patience=None,
+    )
+    return replace(settings, **overrides)
+
+
+def default_settings(start: Any, schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:
+    """Settings that suit a start: `few_steps` for warm ones, else `InversionSettings()`.
+
+    Args:
+        start: as of `PromptInversionPipeline.invert`.
+        schedule: of the model.
+        overrides: fields to replace.
+    """
+    if isinstance(start, str) and start in WARM_STARTS:
+        return few_steps(schedule, **overrides)
+    return InversionSettings(**overrides)

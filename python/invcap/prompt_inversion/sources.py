@@ -1,0 +1,99 @@
+"""The image files that a bulk inversion is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from invcap.data import Skipped, log_skipped
+from invcap.data.example import listing
+from invcap.data.pictures import SUFFIXES, open_picture, pictures_in
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file.
+
+    Attributes:
+        path: of the file.
+        name: its path in the folder where it was found, or its own name.
+        found: whether it was found in a folder, not named itself.
+    """
+
+    path: Path
+    name: str
+    found: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where in a run's output its files are."""
+        return Path(self.name).with_suffix("")
+
+
+def find_sources(path: Path, output: Path) -> list[Source]:
+    """The image files that a path stands for: itself, or all in the folder, sorted by path.
+
+    Raises:
+        ValueError: the folder has no image, or `output` lies in it: what a run draws there would
+            be taken for its images.
+    """
+    if not path.is_dir():
+        return [Source(path, path.name, found=False)]
+    if output.resolve().is_relative_to(path.resolve()):
+        raise ValueError(f"{output}: must not be in {path}, the images' folder")
+    sources = [
+        Source(file, file.relative_to(path).as_posix(), found=True)
+        for file in sorted(pictures_in(path))
+        if not file.is_dir()
+    ]
+    if not sources:
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise ValueError(f"{path}: expected images in the folder ({suffixes}), found none")
+    return sources
+
+
+def usable(sources: Sequence[Source]) -> list[Source]:
+    """Those that can be decoded; the others are logged.
+
+    Raises:
+        ValueError: one that was not found but named cannot be decoded, or none can.
+    """
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(decode_error, sources))
+    checked = list(zip(sources, errors, strict=True))
+    for source, error in checked:
+        if error is not None and not source.found:
+            raise ValueError(f"{source.path}: expected an image: {error.reason}")
+    skipped = [error for error in errors if error is not None]
+    if len(skipped) == len(sources):
+        raise ValueError(
+            f"expected images, but none of {len(sources)} can be decoded\n{listing(skipped, 5)}"
+        )
+    log_skipped(skipped, logger)
+    return [source for source, error in checked if error is None]
+
+
+def decode_error(source: Source) -> Skipped | None:
+    """Why an image cannot be decoded; None if it can."""
+    try:
+        open_picture(source.path)
+    except OSError as error:
+        return Skipped(str(source.path), str(error))
+    return None
+
+
+def check_folders(sources: Sequence[Source]) -> None:
+    """Raises ValueError unless every image has an output folder of its own."""
+    taken: dict[Path, Source] = {}
+    for source in sources:
+        other = taken.setdefault(source.folder, source)
+        if other is not source:
+            raise ValueError(
+                f"images must differ in name, got {other.path} and {source.path}, both for "
+                f"{source.folder}"
+            )
