@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -214,9 +215,17 @@ class PromptInversionPipeline:
             self._find_prompts(output, objective, begun, captions, seeds)
         return output
 
-    def generate(self, *arguments: Any, **options: Any) -> list[Any]:
-        """Draws an image from each prompt; see `FrozenTextToImage.generate`."""
-        return self.model.generate(*arguments, **options)
+    def generate(
+        self, prompt_embeds: Tensor | Conditioning, seeds: Sequence[int], **options: Any
+    ) -> list[Image.Image]:
+        """Draws an image from each of P embeddings, (P, 77, d), each with its own seed.
+
+        Args:
+            options: as of `FrozenTextToImage.generate`.
+        """
+        if isinstance(prompt_embeds, Tensor):
+            prompt_embeds = Conditioning({self.model.optimized: prompt_embeds})
+        return self.model.generate(prompt_embeds, seeds, **options)
 
     def _maximize(
         self,

@@ -1,0 +1,27 @@
+"""How commands print: results to standard output, as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+
+
+def print_result(text: str, result: Iterable[Any], as_json: bool) -> None:
+    """Prints a result as JSON and nothing else, or as text."""
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
+    """Prints what a captioner was measured to do."""
+    caption, generation = metrics["caption"], metrics["generation"]
+    text = (
+        f"caption:    MSE {caption['mse']:.4f}, R@1 {caption['r_at_1']:.3f}, "
+        f"R@10 {caption['r_at_10']:.3f}\n"
+        f"generation: MSE {generation['latent_mse']:.4g}, R@1 {generation['r_at_1']:.3f}, "
+        f"R@10 {generation['r_at_10']:.3f}\n"
+        f"round trip: {metrics['round_trip']['max_abs_error']:.1e}"
+    )
+    print_result(text, [metrics], as_json)

@@ -1,0 +1,196 @@
+"""Commands of prompt inversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from invcap.cli.options import (
+    DTYPES,
+    Device,
+    Diffusion,
+    Dtype,
+    ImageSize,
+    Json,
+    Seed,
+    given,
+    parse_size,
+)
+from invcap.cli.output import print_result
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog='Example: `invcap score picture.png "a red square, black background" "a green circle"`'
+)
+def score(
+    picture: Annotated[Path, typer.Argument(help="Image file.")],
+    prompts: Annotated[list[str], typer.Argument(help="Sentences.")],
+    model: Diffusion = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    size: ImageSize = None,
+    draws: Annotated[int, typer.Option(help="Noise samples: UNet evaluations a prompt.")] = 256,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Scores prompts by likelihood: a bound of log p(image | prompt), nats per latent number.
+
+    Differences are to the best. All prompts share the same noise samples, so the errors of
+    differences are far smaller than those of the bounds.
+    """
+    import torch
+
+    from invcap.prompt_inversion import PromptInversionPipeline
+    from invcap.training.devices import resolve_device
+
+    where = resolve_device(device)
+    pipeline = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype)).to(where)
+    generator = torch.Generator().manual_seed(seed)
+    found = pipeline.log_likelihood(picture, prompts, draws, generator, size and parse_size(size))
+    result = []
+    for index, prompt in enumerate(prompts):
+        difference, error = found.difference(index, found.best)
+        result.append(
+            {
+                "prompt": prompt,
+                "log_likelihood": found.bound[index].item(),
+                "standard_error": found.standard_error[index].item(),
+                "difference": difference,
+                "difference_standard_error": error,
+            }
+        )
+    width = max(map(len, prompts))
+    lines = [f"{'prompt':{width}}  {'bound':>9}  {'error':>7}  {'to best':>9}  {'error':>7}"]
+    lines += [
+        f"{r['prompt']:{width}}  {r['log_likelihood']:9.4f}  {r['standard_error']:7.4f}  "
+        f"{r['difference']:9.4f}  {r['difference_standard_error']:7.4f}"
+        for r in result
+    ]
+    print_result("\n".join(lines), result, as_json)
+
+
+@app.command(epilog="Example: `invcap invert picture.png more-pictures --output inverted`")
+def invert(
+    pictures: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    output: Annotated[Path, typer.Option(help="Folder; each image gets one of its name in it.")],
+    model: Diffusion = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    size: ImageSize = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            help="Where to begin: a sentence; `caption`, what --captioner says; `amortised` or "
+            "`meta`, learned by `invcap train-starts` (tiny-sd has both)."
+        ),
+    ] = "a room",
+    captioner: Annotated[
+        Path | None, typer.Option(help="Folder that `invcap train` wrote, for captions and words.")
+    ] = None,
+    starts: Annotated[
+        Path | None, typer.Option(help="Folder of learned starts; default the model's own.")
+    ] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            help="Also find the likeliest prompt in words, among what --captioner says, the start, "
+            "and what --token-vectors are read as."
+        ),
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
+    draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    weighting: Annotated[
+        str | None, typer.Option(help="`balanced`, `elbo`, `mean` (the paper's) or `epsilon`.")
+    ] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Decay of a moving average of the embedding; 0 for none.")
+    ] = None,
+    token_vectors: Annotated[
+        bool, typer.Option(help="Optimize the start's token vectors; write them for diffusers too.")
+    ] = False,
+    gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
+    attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
+    guidance_scale: Annotated[float, typer.Option(help="Guidance of the generated images.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Images inverted at once.")] = 32,
+    resume: Annotated[bool, typer.Option(help="Resume the run that OUTPUT holds.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Finds the prompt embedding that most likely made each image.
+
+    Writes for each its embedding, its history, a plot of both bounds, and a strip of images
+    generated on the way, beside the target. A folder stands for all images in it; those that
+    cannot be used are skipped and listed.
+
+    A run that was killed resumes with --resume, to the same results. `torchrun --nproc-per-node 2
+    -m invcap.cli invert ...` or `accelerate launch -m invcap.cli invert ...` spreads it over
+    processes and GPUs.
+    """
+    from invcap.prompt_inversion import PromptInversionPipeline, bulk
+    from invcap.prompt_inversion.settings import default_settings
+    from invcap.training.devices import start_processes
+
+    processes = start_processes(device)
+    weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
+    pipeline = weights.to(processes.device)
+    if gradient_checkpointing:
+        pipeline.model.denoiser.enable_gradient_checkpointing()
+    if attention_slicing:
+        pipeline.text_to_image.enable_attention_slicing()
+    overrides = given(
+        steps=steps,
+        draws=draws,
+        learning_rate=learning_rate,
+        weighting=weighting,
+        average=average,
+    )
+    settings = bulk.RunSettings(
+        parse_size(size) if size else pipeline.size,
+        default_settings(start, pipeline.model.schedule, **overrides),
+        start=start,
+        captioner=captioner and str(captioner),
+        starts=starts and str(starts),
+        words=words,
+        over="token_vectors" if token_vectors else "hidden_states",
+        seed=seed,
+        guidance_scale=guidance_scale,
+        batch_size=batch_size,
+    )
+    says = _captioner(captioner, processes.device)
+    result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says)
+    processes.end_training()
+    if processes.is_main_process:
+        lines = (
+            f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
+            f"± {r['standard_error']:.4f} after {r['steps']} steps" + _in_words(r)
+            for r in result
+        )
+        print_result("\n".join(lines), result, as_json)
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    if "prompt" not in row:
+        return ""
+    bound, error = row["prompt_log_likelihood"], row["prompt_standard_error"]
+    return f"\t{row['prompt']}\tbound {bound:.4f} ± {error:.4f}"
+
+
+def _captioner(folder: Path | None, device: Any) -> Any:
+    if folder is None:
+        return None
+    from invcap.captioning import InvertibleCaptioner
+
+    return InvertibleCaptioner.from_pretrained(folder).to(device)
+
+
+def _dtype(name: str) -> Any:
+    import torch
+
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return getattr(torch, name)
