@@ -8,12 +8,44 @@ from typing import Annotated
 
 import typer
 
+from invcap.cli.options import (
+    DEFAULT_CACHE,
+    Cache,
+    CaptionColumn,
+    Config,
+    Data,
+    Device,
+    Diffusion,
+    GroupColumn,
+    HeldOut,
+    Json,
+    PictureColumn,
+    Pictures,
+    Precision,
+    Seed,
+    Size,
+    Streaming,
+    Wordings,
+    given,
+    parse_size,
+    source_options,
+)
+from invcap.cli.output import print_metrics, print_result
+
 app = typer.Typer()
+
+Accumulation = Annotated[
+    int, typer.Option(help="Parts that a batch is computed in, one after the other: less memory.")
+]
+ReportTo = Annotated[
+    str, typer.Option(help="Where losses are logged: `tensorboard`, `wandb` or `none`.")
+]
 
 
 @app.command(epilog="Example: `invcap train --data shapes --output runs/shapes`")
 def train(
     output: Annotated[Path, typer.Option(help="Folder for the model, metrics and report.")],
+    config: Config = None,
     data: Data = "shapes",
     size: Size = "32x32",
     held_out: HeldOut = 0.1,
@@ -22,8 +54,9 @@ def train(
     picture_column: PictureColumn = None,
     caption_column: CaptionColumn = None,
     group_column: GroupColumn = None,
+    streaming: Streaming = False,
     augment: Annotated[
-        int, typer.Option(help="Moved and tinted copies of each training picture.")
+        int, typer.Option(help="Moved and tinted copies of each training image.")
     ] = 0,
     autoencoder: Annotated[
         str | None,
@@ -44,34 +77,44 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak of the schedule; default the optimizer's own.")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of the triangular factors.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs a step.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay of L and U.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs a step, whatever the number of processes.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     generation_weight: Annotated[
-        float | None, typer.Option(help="Of the inverse's error, beside the caption's.")
+        float | None, typer.Option(help="Weight of the inverse's error beside the caption's.")
     ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in OUTPUT.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Remove the run that OUTPUT holds.")] = False,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    gradient_accumulation: Accumulation = 1,
+    report_to: ReportTo = "tensorboard",
+    resume: Annotated[bool, typer.Option(help="Resume from the checkpoint in OUTPUT.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run that OUTPUT holds.")] = False,
     cache: Cache = DEFAULT_CACHE,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Trains on captioned pictures, evaluates on held-out ones and writes a report.
+    """Trains on captioned images, evaluates on held-out ones and writes a report.
 
-    A run that was killed goes on with --resume, to the same weights.
+    A run that was killed resumes with --resume, to the same weights. `torchrun --nproc-per-node 2
+    -m invcap.cli train ...` or `accelerate launch -m invcap.cli train ...` spreads it over
+    processes and GPUs.
     """
     from invcap.captioning import run
-    from invcap.captioning.train import CHECKPOINT, TrainSettings
+    from invcap.captioning.train import TrainSettings
     from invcap.data.settings import DataSettings
+    from invcap.training.devices import start_processes
 
     settings = TrainSettings(
         objective=objective,
+        gradient_accumulation=gradient_accumulation,
         seed=seed,
-        **_given(
+        **given(
             depth=depth,
             negative_slope=negative_slope,
             optimizer=optimizer,
@@ -85,20 +128,24 @@ def train(
         ),
     )
     encoders = run.EncoderSettings(autoencoder, sentence_encoder)
-    training = replace(encoders.training, seed=seed, **_given(steps=autoencoder_steps))
-    options = _source_options(wordings, pictures, picture_column, caption_column, group_column)
-    if overwrite and (output / CHECKPOINT).exists():
-        shutil.rmtree(output)
+    training = replace(encoders.training, seed=seed, **given(steps=autoencoder_steps))
+    options = source_options(
+        wordings, pictures, picture_column, caption_column, group_column, streaming
+    )
+    processes = start_processes(device, precision, report_to, output)
     metrics = run.train(
         output,
-        DataSettings(data, options, _size(size), held_out, augment, seed),
+        DataSettings(data, options, parse_size(size), held_out, augment, seed),
         replace(encoders, training=training),
         settings,
         cache,
+        processes,
         resume,
+        overwrite,
     )
-    _print_metrics(metrics, as_json)
-    typer.echo(f"report: {output / 'report.html'}", err=as_json)
+    if processes.is_main_process:
+        print_metrics(metrics, as_json)
+        typer.echo(f"report: {output / 'report.html'}", err=as_json)
 
 
 @app.command(epilog="Example: `invcap train-autoencoder --data shapes --output runs/autoencoder`")
@@ -109,34 +156,94 @@ def train_autoencoder(
     held_out: HeldOut = 0.1,
     pictures: Pictures = None,
     features: Annotated[int, typer.Option(help="Numbers of a latent.")] = 384,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
+    device: Device = "auto",
     cache: Cache = DEFAULT_CACHE,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Trains the small picture autoencoder alone, for `invcap train --autoencoder`."""
-    from invcap.captioning import pairs, run
-    from invcap.data.settings import DataSettings, load_split
+    """Trains the small image autoencoder alone, for `invcap train --autoencoder`."""
+    from invcap.captioning import run
+    from invcap.data.settings import DataSettings
     from invcap.encoders.autoencoder import AutoencoderSettings
+    from invcap.training.devices import start_processes
 
-    options = _given(pictures=pictures and str(pictures))
-    split = load_split(DataSettings(data, options, _size(size), held_out, seed=seed))
-    training = AutoencoderSettings(seed=seed, **_given(steps=steps, noise=noise))
-    encoder = run.make_picture_encoder(
-        split.pixels[split.train], features, run.EncoderSettings(training=training), cache
+    result = run.train_autoencoder(
+        output,
+        DataSettings(data, source_options(pictures=pictures), parse_size(size), held_out, seed=seed),
+        features,
+        AutoencoderSettings(seed=seed, **given(steps=steps, noise=noise)),
+        cache,
+        start_processes(device),
     )
-    pixels = split.pixels[split.held_out]
-    difference = encoder.decode(encoder.encode(pixels)).astype(float) - pixels
-    pairs.save_autoencoder(encoder.autoencoder, output)
-    psnr = float(20 * math.log10(255) - 10 * math.log10((difference**2).mean()))
-    result = {"autoencoder": str(output), "latent_shape": encoder.latent_shape, "psnr": psnr}
-    _print(
-        f"{output}: latents of {encoder.latent_shape}, held-out PSNR {psnr:.1f} dB",
+    print_result(
+        f"{output}: latents of {result['latent_shape']}, held-out PSNR {result['psnr']:.1f} dB",
         [result],
         as_json,
     )
 
 
+@app.command(epilog="Example: `invcap train-starts --model runs/my-sd --output runs/my-sd/starts`")
+def train_starts(
+    output: Annotated[Path, typer.Option(help="Folder for the starts.")],
+    model: Diffusion = None,
+    data: Data = "shapes",
+    held_out: HeldOut = 0.1,
+    pictures: Pictures = None,
+    picture_column: PictureColumn = None,
+    caption_column: CaptionColumn = None,
+    group_column: GroupColumn = None,
+    streaming: Streaming = False,
+    work: Annotated[
+        Path, typer.Option(help="Folder for checkpoints; a killed run resumes from it.")
+    ] = Path("runs/starts"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the amortised start.")] = 12000,
+    caption_steps: Annotated[
+        int, typer.Option(min=1, help="Steps towards captions, before those.")
+    ] = 1500,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    gradient_accumulation: Accumulation = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the meta-learned start.")] = 60,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Learns where inversions of a model should start: `amortised`, `meta`, and axes.
+
+    Held-out images are in no part of the training.
+    """
+    from invcap.data.settings import DataSettings
+    from invcap.diffusion.families import load_model
+    from invcap.prompt_inversion import train_starts as starts
+    from invcap.prompt_inversion.meta import MetaSettings
+    from invcap.prompt_inversion.train_amortised import AmortisedSettings
+    from invcap.training.devices import start_processes
+
+    processes = start_processes(device, precision)
+    frozen = load_model(model).to(processes.device)
+    options = source_options(
+        None, pictures, picture_column, caption_column, group_column, streaming
+    )
+    amortised = AmortisedSettings(
+        caption_steps=caption_steps,
+        steps=steps,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        seed=seed,
+    )
+    written = starts.train_starts(
+        frozen,
+        DataSettings(data, options, frozen.size, held_out, seed=seed),
+        amortised,
+        MetaSettings(rounds=rounds, seed=seed),
+        output,
+        work,
+        processes,
+    )
+    if processes.is_main_process:
+        files = [str(path) for path in written]
+        print_result("\n".join(files), [{"starts": str(output), "files": files}], as_json)

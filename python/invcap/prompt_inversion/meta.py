@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
@@ -15,6 +14,7 @@ from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.state import State
+from invcap.training.trainer import Rows
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class MetaSettings:
 
 def reptile(
     model: FrozenTextToImage,
-    latents: Tensor,
+    latents: Rows,
+    shape: tuple[int, int, int],
     start: Conditioning,
     settings: MetaSettings,
     done: int = 0,
@@ -52,7 +53,8 @@ def reptile(
     """Moves a start towards where the inversions of training images lead from it.
 
     Args:
-        latents: (N, C, h, w), of the images.
+        latents: (N, C h w), of the images.
+        shape: (C, h, w).
         start: one prompt.
         done: rounds that the start has already had; the draws of a round depend on the seed and
             its number alone.
@@ -67,9 +69,8 @@ def reptile(
         seeds = torch.randint(2**62, (settings.images,), generator=generator).tolist()
         starts = start[[0] * settings.images]
         vectors, conditioning_of = parametrize(model, starts, "hidden_states")
-        objective = Objective(
-            model, latents[chosen].to(model.device), conditioning_of, seeds, settings.inner
-        )
+        clean = latents[chosen].view(-1, *shape).to(model.device)
+        objective = Objective(model, clean, conditioning_of, seeds, settings.inner)
         state = maximize(objective, State.start(vectors), settings.inner)
         rate = settings.rate * (1 - number / settings.rounds)
         before = start.tensors[name]
