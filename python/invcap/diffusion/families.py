@@ -42,7 +42,7 @@ def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToIm
     return SUPPORTED[kind](pipeline)
 
 
-def frozen(pipeline: DiffusionPipeline) -> FrozenTextToImage:
+def frozen(pipeline: Any) -> FrozenTextToImage:
     """A diffusers pipeline that is loaded already, as a frozen model.
 
     Raises:

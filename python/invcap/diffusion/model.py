@@ -45,7 +45,7 @@ class FrozenTextToImage(ABC):
     optimized: ClassVar[str] = "prompt_embeds"
 
     def __init__(self, pipeline: DiffusionPipeline) -> None:
-        self.pipeline = pipeline
+        self.pipeline: Any = pipeline
         self.pipeline.set_progress_bar_config(disable=True)
         for component in pipeline.components.values():
             if isinstance(component, nn.Module):
@@ -88,6 +88,30 @@ class FrozenTextToImage(ABC):
     @abstractmethod
     def check_prompt(self, prompt: str) -> None:
         """Raises ValueError unless a prompt has words, and not too many."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """Splits prompts into tokens."""
+
+    @property
+    @abstractmethod
+    def token_table(self) -> Tensor:
+        """The vector of every token, (tokens, d) float32."""
+
+    @abstractmethod
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """The numbers of the prompts' tokens, padded, (N, T)."""
+
+    @abstractmethod
+    def encode_tokens(self, ids: Tensor, positions: slice, vectors: Tensor) -> Conditioning:
+        """Encodes prompts some of whose tokens are replaced by vectors, differentiably.
+
+        Args:
+            ids: (N, T).
+            positions: which tokens are replaced.
+            vectors: (N, n, d), of the n tokens at `positions`.
+        """
 
     @abstractmethod
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:

@@ -49,12 +49,10 @@ class StableDiffusion(FrozenTextToImage):
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
-        """Splits prompts into tokens."""
         return self.pipeline.tokenizer
 
     @property
     def token_table(self) -> Tensor:
-        """The vector of every token, (tokens, d) float32."""
         return self.pipeline.text_encoder.get_input_embeddings().weight.float()
 
     @torch.no_grad()
@@ -89,18 +87,10 @@ class StableDiffusion(FrozenTextToImage):
         return self.schedule.to(noisy.device).noise_of(predicted.to(noisy.dtype), noisy, steps)
 
     def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        """The numbers of the prompts' tokens, padded, (N, 77)."""
         ids = self.tokenizer(list(prompts), padding="max_length", return_tensors="pt").input_ids
         return ids.to(self.device)
 
     def encode_tokens(self, ids: Tensor, positions: slice, vectors: Tensor) -> Conditioning:
-        """Encodes prompts some of whose tokens are replaced by vectors, differentiably.
-
-        Args:
-            ids: (N, 77).
-            positions: which tokens are replaced.
-            vectors: (N, n, d), of the n tokens at `positions`.
-        """
         text_encoder = self.pipeline.text_encoder
         with _replaced_embeddings(text_encoder, positions, vectors):
             return Conditioning({"prompt_embeds": text_encoder(ids)[0].float()})
@@ -108,7 +98,7 @@ class StableDiffusion(FrozenTextToImage):
 
 @contextmanager
 def _replaced_embeddings(
-    text_encoder: nn.Module, positions: slice, vectors: Tensor
+    text_encoder: Any, positions: slice, vectors: Tensor
 ) -> Iterator[None]:
     def replace(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
         changed = embedded.clone()

@@ -56,6 +56,8 @@ class AmortisedStart(nn.Module):
         if not 1 <= codes <= most:
             raise ValueError(f"codes must be from 1 to {most}, got {codes}")
         self.network = InvertibleNetwork(prod(pooled), depth, negative_slope=negative_slope)
+        self.latent_mean: Tensor
+        self.latent_deviation: Tensor
         self.register_buffer("latent_mean", torch.zeros(*pooled))
         self.register_buffer("latent_deviation", torch.ones(*pooled))
         self.mean = nn.Parameter(torch.zeros(*hidden))

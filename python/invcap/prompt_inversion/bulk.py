@@ -199,8 +199,10 @@ def invert_batch(
     checkpoint = output / CHECKPOINTS / f"{number:05}.safetensors"
     if missing:
         seed = settings.seed + first
-        targets = [fit_picture(open_picture(source.path), settings.size) for source in batch]
-        targets = [Image.fromarray(pixels) for pixels in targets]
+        targets = [
+            Image.fromarray(fit_picture(open_picture(source.path), settings.size))
+            for source in batch
+        ]
         started = time.perf_counter()
         found = pipeline.invert(
             targets,
@@ -234,7 +236,7 @@ def invert_batch(
 
 def measured(found: PromptInversionOutput, index: int) -> dict[str, Any]:
     """What an inversion found for one image, in plain numbers and words."""
-    row = {
+    row: dict[str, Any] = {
         "log_likelihood": found.log_likelihood[index].item(),
         "standard_error": found.standard_error[index].item(),
         "steps": found.steps[index],

@@ -186,11 +186,12 @@ class PromptInversionPipeline:
         images = as_images(images)
         seeds = _seeds(seeds, len(images))
         latents = model.encode_images(images, size)
-        captions = None
+        captions: list[list[str]] | None = None
         if captioner is not None and (words or start == "caption"):
             found = captioner.compose(images, CANDIDATES)
             captions = [[caption.text for caption in captions] for captions in found]
-        begun = resolve_start(start, latents, captions and [best[0] for best in captions], learned)
+        first = None if captions is None else [best[0] for best in captions]
+        begun = resolve_start(start, latents, first, learned)
         if words and captions is None and isinstance(begun, Conditioning):
             raise ValueError("words need a captioner or a start that is a sentence, got neither")
         vectors, conditioning_of = parametrize(model, begun, over, learned.axes)
