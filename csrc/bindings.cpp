@@ -12,7 +12,8 @@
 #include "cpu/lu_leaky.h"
 #include "cpu/squared_error.h"
 #ifdef INVCAP_CUDA_VERSION
-#include "cuda/tensors.h"
+#include "cuda/lu_leaky.h"
+#include "cuda/squared_error.h"
 #endif
 
 namespace invcap {

@@ -1,7 +1,7 @@
 // Launcher of the loss of prompt inversion.
 #include "cuda/dispatch.cuh"
+#include "cuda/launchers.h"
 #include "cuda/squared_error.cuh"
-#include "cuda/squared_error.h"
 
 namespace invcap::cuda {
 

@@ -1,8 +1,7 @@
 // The kernels and their launchers, callable from Python with the harness in place of a GPU.
 #include <vector>
 
-#include "cuda/lu_leaky.h"
-#include "cuda/squared_error.h"
+#include "cuda/launchers.h"
 #include "library.h"
 
 using namespace invcap::cuda;

@@ -70,7 +70,7 @@ def kernels():
 
 
 class Network:
-    """Layers of one problem in a dtype; its methods run the launchers of lu_leaky.h."""
+    """Layers of one problem in a dtype; its methods run the functions of launchers.h."""
 
     def __init__(self, loaded, dtype, lus, biases, diagonal, slope, tensor_cores=False):
         self.loaded, self.dtype = loaded, dtype
