@@ -1,6 +1,7 @@
-// The operators torch.ops.invcap as C++ sees them: their signatures, and a way to call them.
+// The operators torch.ops.invcap as other operators call them: signatures and handles.
 #pragma once
 
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
@@ -11,14 +12,14 @@ namespace invcap {
 
 using Tensor = const at::Tensor&;
 using Optional = std::optional<at::Tensor>;
-using OptionalList = c10::List<Optional>;
+using Optionals = c10::List<Optional>;
 using Doubles = at::ArrayRef<double>;
 using Pair = std::tuple<at::Tensor, at::Tensor>;
 using Triple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 using Layer = Pair(Tensor, Tensor, const Optional&, double, double);
 using LayerBackward = Triple(Tensor, Tensor, Tensor, Tensor, Tensor, double, double);
-using Network = at::Tensor(Tensor, at::TensorList, const OptionalList&, Doubles, Doubles, bool);
+using Network = at::Tensor(Tensor, at::TensorList, const Optionals&, Doubles, Doubles, bool);
 
 template <class Signature>
 c10::TypedOperatorHandle<Signature> find(const char* name) {
@@ -26,10 +27,21 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 }
 
 // y = f(x) or, if `inverse`, x = f^-1(y).
-inline const c10::TypedOperatorHandle<Layer>& layer(bool inverse) {
+inline const auto& layer_operator(bool inverse) {
   static const auto forward = find<Layer>("invcap::lu_leaky");
-  static const auto backward = find<Layer>("invcap::lu_leaky_inverse");
-  return inverse ? backward : forward;
+  static const auto back = find<Layer>("invcap::lu_leaky_inverse");
+  return inverse ? back : forward;
+}
+
+inline const auto& layer_backward_operator(bool inverse) {
+  static const auto forward = find<LayerBackward>("invcap::lu_leaky_backward");
+  static const auto back = find<LayerBackward>("invcap::lu_leaky_inverse_backward");
+  return inverse ? back : forward;
+}
+
+inline const auto& network_operator() {
+  static const auto network = find<Network>("invcap::lu_leaky_network");
+  return network;
 }
 
 }  // namespace invcap
