@@ -63,9 +63,9 @@ int64_t gradient_work_elements(const Problem& problem);
 void weight_gradient(const Problem& problem, double sign, const void* gz, const void* h,
                      const void* gh, const void* x, void* glu, void* gb, void* work);
 
-// loss[p] = weight[p] |predicted[p] - noise[p]|^2 for pictures of `size` elements, and its gradient
-// by predicted. weight, loss: (pictures,), float (double for float64). One pass over the data.
-void squared_error(Scalar scalar, int64_t pictures, int64_t size, const void* predicted,
+// loss[p] = weight[p] |predicted[p] - noise[p]|^2 for images of `size` elements, and its gradient
+// by predicted. weight, loss: (images,), float (double for float64). One pass over the data.
+void squared_error(Scalar scalar, int64_t images, int64_t size, const void* predicted,
                    const void* noise, const void* weight, void* loss, void* gradient, void* stream);
 
 }  // namespace invcap::cuda

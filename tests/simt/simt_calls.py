@@ -128,7 +128,7 @@ class Network:
 
 
 def squared_error(loaded, chip: Chip, dtype: str, predicted, noise, weight):
-    """Returns the losses and the gradient of pictures (count, size)."""
+    """Returns the losses and the gradient of images (count, size)."""
     count, size = predicted.shape
     wide = np.dtype("float64" if dtype == "float64" else "float32")
     results = [Guarded((count,), wide), Guarded((count, size), predicted.dtype)]
