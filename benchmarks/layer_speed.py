@@ -22,10 +22,10 @@ import typer
 from matplotlib.figure import Figure
 from nflows.transforms.lu import LULinear
 from normflows.flows.mixing import InvertibleAffine
+from timing import median_seconds
 from torch import Tensor, nn
 from torch.utils.cpp_extension import load
 from tqdm import tqdm
-from turns import median_seconds
 from zuko.transforms import LULinearTransform
 
 from invcap.figures import write_figure

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.turns import median_seconds
+from benchmarks.timing import median_seconds
 from invcap_ext import InvertibleLinear
 
 BATCH = 256

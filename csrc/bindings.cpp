@@ -12,8 +12,10 @@
 #include "cpu/lu_leaky.h"
 #include "cpu/squared_error.h"
 #ifdef INVCAP_CUDA_VERSION
-#include "cuda/tensors.h"
+#include "cuda/lu_leaky.h"
+#include "cuda/squared_error.h"
 #endif
+#include "operators.h"
 
 namespace invcap {
 namespace {
@@ -25,10 +27,6 @@ namespace gpu = cuda;
 constexpr const char* kCuda = nullptr;
 namespace gpu = cpu;  // never called: check_device lets no tensor of a GPU through
 #endif
-
-using Optional = std::optional<at::Tensor>;
-using Pair = std::tuple<at::Tensor, at::Tensor>;
-using Triple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 void check_settings(double diagonal, double negative_slope) {
   TORCH_CHECK_VALUE(std::isfinite(diagonal) && diagonal != 0,
@@ -64,7 +62,7 @@ void check_device(const char* name, const at::Tensor& tensor) {
       tensor.is_cpu() || (tensor.is_cuda() && kCuda), name, " is on ", tensor.device(),
       ", but invcap_ext was built for the CPU ",
       kCuda ? "and CUDA only"
-            : "alone; build it for CUDA "
+            : "only; build it for CUDA "
               "with: INVCAP_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
 }
 
@@ -132,9 +130,8 @@ Triple backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y
   return {input_grad.view(x.sizes()), glu, gb};
 }
 
-at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu,
-                            const c10::List<Optional>& bias, at::ArrayRef<double> diagonals,
-                            at::ArrayRef<double> negative_slopes, bool inverse) {
+at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu, const Optionals& bias,
+                            Doubles diagonals, Doubles negative_slopes, bool inverse) {
   const size_t depth = lu.size();
   TORCH_CHECK_VALUE(depth > 0 && bias.size() == depth && diagonals.size() == depth &&
                         negative_slopes.size() == depth,
@@ -150,20 +147,20 @@ at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu,
       .view(input.sizes());
 }
 
-// weight (pictures,) |predicted - noise|^2 of each picture, and its gradient by predicted
-// (pictures, ...).
+// weight (images,) |predicted - noise|^2 of each image, and its gradient by predicted
+// (images, ...).
 Pair weighted_squared_error(const at::Tensor& predicted, const at::Tensor& noise,
                             const at::Tensor& weight) {
   check_dense("predicted", predicted);
   check_dtype("predicted", predicted);
-  TORCH_CHECK_VALUE(predicted.dim() > 0, "predicted must have shape (pictures, ...), got ",
+  TORCH_CHECK_VALUE(predicted.dim() > 0, "predicted must have shape (images, ...), got ",
                     predicted.sizes());
   TORCH_CHECK_VALUE(noise.sizes() == predicted.sizes(), "noise must have shape ", predicted.sizes(),
                     ", got ", noise.sizes());
   check_like("noise", noise, "predicted", predicted);
-  const int64_t pictures = predicted.size(0);
-  TORCH_CHECK_VALUE(weight.dim() == 1 && weight.size(0) == pictures,
-                    "weight must have shape (pictures,) with pictures = ", pictures, ", got ",
+  const int64_t images = predicted.size(0);
+  TORCH_CHECK_VALUE(weight.dim() == 1 && weight.size(0) == images,
+                    "weight must have shape (images,) with images = ", images, ", got ",
                     weight.sizes());
   const auto wide = predicted.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   TORCH_CHECK_TYPE(weight.scalar_type() == wide, "weight must be ", wide, ", got ",
@@ -171,7 +168,7 @@ Pair weighted_squared_error(const at::Tensor& predicted, const at::Tensor& noise
   TORCH_CHECK_VALUE(weight.device() == predicted.device(), "weight must be on the device of ",
                     "predicted, ", predicted.device(), ", got ", weight.device());
   check_device("predicted", predicted);
-  const std::array<int64_t, 2> flat{pictures, pictures ? predicted.numel() / pictures : 0};
+  const std::array<int64_t, 2> flat{images, images ? predicted.numel() / images : 0};
   const auto back_end =
       predicted.is_cuda() ? gpu::weighted_squared_error : cpu::weighted_squared_error;
   auto [loss, gradient] = back_end(predicted.reshape(flat).contiguous(),
@@ -187,7 +184,8 @@ py::dict build_info() {
 
 }  // namespace
 
-// The Python packages add fake kernels, autocast and second derivatives; `autograd.cpp` the first.
+// Elsewhere: first derivatives (autograd.cpp, recompute.cpp), autocast (autocast.cpp), and in
+// Python fake kernels and second derivatives (functional.py, squared_error.py).
 TORCH_LIBRARY(invcap, library) {
   const auto forward = [](const std::string& rows) {
     return "(Tensor " + rows +

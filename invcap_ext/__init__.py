@@ -1,4 +1,4 @@
-"""Invertible layers y = leaky_relu(L U x + b), with kernels of their own in both directions."""
+"""Invertible layers y = leaky_relu(L U x + b), with C++ and CUDA kernels for both directions."""
 
 from invcap_ext._build import BuildInfo, build_info, check_built
 

@@ -1,4 +1,4 @@
-"""What the extension was built for, checked before it is loaded."""
+"""How the extension was built, and a check that it fits the running torch before it is loaded."""
 
 import re
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class BuildInfo:
 
     Attributes:
         torch: version of torch it was built against.
-        cuda: version of CUDA its kernels were built with; None for the CPU alone.
-        compiler: the C++ compiler.
+        cuda: version of CUDA its kernels were built with; None in a build for the CPU only.
+        compiler: name and version of the C++ compiler.
     """
 
     torch: str
@@ -34,10 +34,10 @@ def build_info() -> BuildInfo:
 
 
 def check_built() -> None:
-    """Raises ImportError where the extension is missing or belongs to another torch.
+    """Raises ImportError if the extension is missing or was built against another torch.
 
-    Loading a library built against another minor version of torch ends in undefined symbols or
-    worse, so this reads what the installed package requires instead.
+    Loading it under another minor version of torch fails with undefined symbols or crashes, so this
+    reads the version from the requirements of the installed package instead.
     """
     if util.find_spec("invcap_ext._C") is None:
         raise ImportError(
@@ -48,15 +48,15 @@ def check_built() -> None:
 
 
 def required_torch(requirement: str) -> str | None:
-    """Returns "2.13" of "torch==2.13.*", None of any other requirement."""
+    """Returns "2.13" for "torch==2.13.*", and None for any other requirement."""
     match = re.fullmatch(r"torch==(\d+\.\d+)\.\*", requirement)
     return match and match[1]
 
 
 def check_torch(built: str, running: str) -> None:
-    """Raises ImportError unless `running`, a full version, is of the minor version `built`."""
+    """Raises ImportError unless the full version `running` has the minor version `built`."""
     if running.split(".")[:2] != built.split("."):
         raise ImportError(
             f"invcap_ext was built against torch {built}, but torch {running} is running; "
-            f"build it again in its source folder with: {REBUILD} ."
+            f"rebuild it in its source folder with: {REBUILD} ."
         )

@@ -1,5 +1,6 @@
-"""How exact the inverse is, layer by layer, on given rows."""
+"""Measures how exact the inverse is on given rows, layer by layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,9 @@ class LayerRoundTrip:
     Attributes:
         forward_error: max |f(f^-1(y)) - y| over the layer's outputs y.
         inverse_error: max |f^-1(f(x)) - x| over the layer's inputs x.
-        condition_number: estimate (from below, by power iteration) of |L U| |(L U)^-1|, spectral.
-        amplification: bound on the inverse's |dx| / |dy|: |(L U)^-1| / min(s, 1).
+        condition_number: |L U| |(L U)^-1| in spectral norms, estimated from below by power
+            iteration.
+        amplification: bound on |dx| / |dy| of the inverse, |(L U)^-1| / min(s, 1).
     """
 
     forward_error: float
@@ -30,12 +32,12 @@ class LayerRoundTrip:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Errors of a whole network in both directions, and of each of its layers.
+    """Round-trip errors of a network, as a whole and of each layer.
 
     Attributes:
         forward_error: max |f(f^-1(y)) - y| at y = f(x).
         inverse_error: max |f^-1(f(x)) - x|.
-        layers: the same, layer by layer, first layer first.
+        layers: one entry per layer, first layer first.
     """
 
     forward_error: float
@@ -45,9 +47,9 @@ class RoundTrip:
 
 @torch.no_grad()
 def round_trip(module: InvertibleLinear | InvertibleNetwork, x: Tensor) -> RoundTrip:
-    """Measures how exactly module inverts itself on x (..., n).
+    """Measures the errors of `module.inverse` on x (..., n).
 
-    Costs a few passes through the network, and 20 power iterations on single rows per layer.
+    Costs a few passes through the network, and 20 power iterations on a single row per layer.
     """
     layers = module.layers if isinstance(module, InvertibleNetwork) else [module]
     measured = []
@@ -79,13 +81,13 @@ def _max_abs(difference: Tensor) -> float:
     return difference.abs().max().item() if difference.numel() else 0.0
 
 
-def _spectral_norm(layer: InvertibleLinear, operator) -> float:
+def _spectral_norm(layer: InvertibleLinear, operator: Callable[..., Tensor]) -> float:
     """|W| of the linear map x -> operator(x), by power iteration on W^T W, in float64."""
     lu = layer.lu.double()
     row = torch.ones(1, layer.features, dtype=lu.dtype, device=lu.device)
     with torch.enable_grad():
         for _ in range(POWER_ITERATIONS):
             row = (row / row.norm()).detach().requires_grad_()
-            image = operator(row, lu, None, layer.diagonal, 1.0)
-            (row,) = torch.autograd.grad(image, row, image.detach())
+            result = operator(row, lu, None, layer.diagonal, 1.0)
+            (row,) = torch.autograd.grad(result, row, result.detach())
     return row.norm().sqrt().item()

@@ -1,7 +1,7 @@
 """The layer y = leaky_relu(L U x + b) and its inverse as differentiable operators.
 
-The operators and their first derivatives are in `csrc/`; fake kernels and second derivatives here.
-Rows are the last dimension, so that h = U x reads h = x U^T. Notation, as everywhere here:
+The operators, their first derivatives and autocast are in `csrc/`; fake kernels and second
+derivatives are here. Vectors are rows (the last dimension), so h = U x is written h = x U^T:
 
     h = x U^T        z = h L^T + b        y = z where z >= 0, else s z
 """
@@ -10,10 +10,6 @@ import torch
 from torch import Tensor
 
 from invcap_ext import _C  # noqa: F401  its import defines the operators
-
-for name in ("lu_leaky", "lu_leaky_inverse", "lu_leaky_network"):
-    for device in ("cpu", "cuda"):
-        torch.library.register_autocast(f"invcap::{name}", device, torch.float32)
 
 
 def lu_leaky(
@@ -25,15 +21,17 @@ def lu_leaky(
 ) -> Tensor:
     """Computes y = leaky_relu(L U x + b) for each row of x.
 
-    Costs two triangular products, 2 rows n^2 flops in all: what one dense product costs.
+    Costs two triangular products, together 2 rows n^2 flops: as many as one dense product. Under
+    `torch.autocast` float32, bfloat16 and float16 arguments are cast to its dtype; gradients have
+    the dtypes of the arguments.
 
     Args:
         x: (..., n), float32, float64, bfloat16 or float16 (the last two are accumulated in
-            float32); strides are free.
-        lu: (n, n), L strictly below its diagonal and U strictly above; its diagonal is ignored
-            and gets a gradient of exactly zero.
+            float32), with any strides.
+        lu: (n, n), L strictly below the diagonal and U strictly above; the diagonal is ignored
+            and its gradient is exactly zero.
         bias: (n,) or None.
-        diagonal: the constant c on both diagonals, finite and not zero.
+        diagonal: the constant c on the diagonals of L and U, finite and not zero.
         negative_slope: s > 0 of the leaky ReLU; 1 for no activation.
 
     Returns:
@@ -41,12 +39,12 @@ def lu_leaky(
 
     Raises:
         ValueError: a shape, a device or a setting is wrong; the message names the argument.
-        TypeError: a dtype is wrong, or two differ.
+        TypeError: a dtype is not supported, or dtypes differ.
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1.
     """
     if not torch.is_grad_enabled():
-        return _alone(x, lu, bias, diagonal, negative_slope, inverse=False)
+        return _without_graph(x, lu, bias, diagonal, negative_slope, inverse=False)
     return torch.ops.invcap.lu_leaky(x, lu, bias, diagonal, negative_slope)[0]
 
 
@@ -59,20 +57,19 @@ def lu_leaky_inverse(
 ) -> Tensor:
     """Computes the x for which `lu_leaky(x, lu, bias, diagonal, negative_slope)` is y.
 
-    Costs two triangular solves, 2 rows n^2 flops in all. Errors of y are amplified by up to
+    Costs two triangular solves, together 2 rows n^2 flops. Errors of y are amplified by up to
     |U^-1| |L^-1| / s: see `invcap_ext.round_trip`. bfloat16 and float16 are solved in float32.
-
-    Args, Raises: as `lu_leaky`, with y: (..., n).
+    Autocast, arguments and errors are those of `lu_leaky`, with y: (..., n) in place of x.
 
     Returns:
         x: (..., n).
     """
     if not torch.is_grad_enabled():
-        return _alone(y, lu, bias, diagonal, negative_slope, inverse=True)
+        return _without_graph(y, lu, bias, diagonal, negative_slope, inverse=True)
     return torch.ops.invcap.lu_leaky_inverse(y, lu, bias, diagonal, negative_slope)[0]
 
 
-def _alone(
+def _without_graph(
     rows: Tensor,
     lu: Tensor,
     bias: Tensor | None,
@@ -80,7 +77,7 @@ def _alone(
     negative_slope: float,
     inverse: bool,
 ) -> Tensor:
-    """Either direction without h, which only a backward pass needs."""
+    """Runs either direction without computing h, which only a backward pass needs."""
     return torch.ops.invcap.lu_leaky_network(
         rows, [lu], [bias], [diagonal], [negative_slope], inverse
     )
@@ -113,16 +110,20 @@ def _check_rows(name: str, rows: Tensor, lu: Tensor) -> None:
     _check_like_lu(name, rows, lu, fits, "(..., n)")
 
 
+def _check_layer(name: str, rows: Tensor, lu: Tensor, bias: Tensor | None) -> None:
+    _check_rows(name, rows, lu)
+    if bias is not None:
+        _check_like_lu("bias", bias, lu, bias.shape == lu.shape[:1], "(n,)")
+
+
 def _register_fake(operator: str, argument: str) -> None:
-    """A fake kernel checks for itself: a meta tensor beside real ones brings them here too."""
+    """The fake kernel checks devices, since it also runs when only some tensors are on meta."""
 
     @torch.library.register_fake(f"invcap::{operator}")
     def _(
         rows: Tensor, lu: Tensor, bias: Tensor | None, diagonal: float, negative_slope: float
     ) -> tuple[Tensor, Tensor]:
-        _check_rows(argument, rows, lu)
-        if bias is not None:
-            _check_like_lu("bias", bias, lu, bias.shape == lu.shape[:1], "(n,)")
+        _check_layer(argument, rows, lu, bias)
         return rows.new_empty(rows.shape), rows.new_empty(rows.shape)
 
 
@@ -139,8 +140,8 @@ def _network_fake(
     negative_slopes: list[float],
     inverse: bool,
 ) -> Tensor:
-    for weights in lu:
-        _check_rows("y" if inverse else "x", rows, weights)
+    for weights, offsets in zip(lu, bias, strict=True):
+        _check_layer("y" if inverse else "x", rows, weights, offsets)
     return rows.new_empty(rows.shape)
 
 

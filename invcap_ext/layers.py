@@ -1,6 +1,7 @@
-"""Invertible modules: one layer, and a stack of them."""
+"""Invertible modules: a single layer, and a network of layers."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 
 from invcap_ext import _C
 from invcap_ext.functional import lu_leaky, lu_leaky_inverse
-from invcap_ext.recompute import recomputed
 
 
 class InvertibleLinear(nn.Module):
@@ -18,11 +18,12 @@ class InvertibleLinear(nn.Module):
 
     Args:
         features: n, the size of a row in both directions.
-        bias: whether there is a b.
-        diagonal: the constant c, finite and not zero; n(n - 1) numbers beside it are trained.
-        negative_slope: s > 0; 1 for no activation.
+        bias: whether to learn an additive bias b.
+        diagonal: the constant c, finite and not zero; it is not trained, the n(n - 1) numbers of
+            `lu` off its diagonal are.
+        negative_slope: s > 0 of the leaky ReLU; 1 for no activation.
 
-    Shapes: x, y (..., n); lu (n, n), strict triangles of L and U; bias (n,).
+    Shapes: x, y (..., n); lu (n, n), the strict triangles of L and U; bias (n,).
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1.
     """
@@ -50,7 +51,7 @@ class InvertibleLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the triangles uniform in +-|c| / n, where |T^-1| stays below e / |c|; b is zero."""
+        """Draws `lu` uniformly from +-|c| / n, so that |L^-1|, |U^-1| < e / |c|; b is zero."""
         bound = abs(self.diagonal) / self.features
         with torch.no_grad():
             self.lu.uniform_(-bound, bound).fill_diagonal_(0)
@@ -83,7 +84,7 @@ class InvertibleLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """L U, dense (n, n): the merged matrix, at the cost of a dense product."""
+        """L U, dense (n, n), computed by a dense matrix product."""
         return self.lower @ self.upper
 
     def _scaled_identity(self) -> Tensor:
@@ -98,19 +99,20 @@ class InvertibleLinear(nn.Module):
 
 
 class InvertibleNetwork(nn.Module):
-    """A stack of `InvertibleLinear`; the last layer has no activation.
+    """A sequence of `InvertibleLinear` layers; the last one has no activation.
 
-    Where nothing is kept for backward (no gradients, or "recompute") all layers run as one
-    operator, and hooks on single layers are not called.
+    Without gradients, and with activations="recompute", all layers run as one operator, and hooks
+    on single layers are not called.
 
     Args:
         features: n, the size of a row in both directions.
         depth: number of layers.
         negative_slope: s of the activations between layers.
-        diagonal: the constant on all diagonals.
-        activations: "store" keeps what backward needs, two rows of n numbers per layer and row;
-            "recompute" keeps one for the whole stack and recovers the rest by running the layers
-            the other way, one more pass per backward.
+        diagonal: the constant c on all diagonals.
+        activations: "store" keeps 2 n numbers per layer and row for backward. "recompute" keeps n
+            numbers per row for the whole network; backward recovers the inputs of the layers by
+            running them in the opposite direction, which costs one more pass and loses the accuracy
+            of that pass: `round_trip` measures it.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class InvertibleNetwork(nn.Module):
         self.features = features
         self.activations = activations
         slopes = [negative_slope] * (depth - 1) + [1.0]
-        self.layers = nn.ModuleList(
+        self.layers: Sequence[InvertibleLinear] = nn.ModuleList(  # type: ignore[assignment]
             InvertibleLinear(
                 features, diagonal=diagonal, negative_slope=slope, device=device, dtype=dtype
             )
@@ -140,31 +142,41 @@ class InvertibleNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x to y, both (..., n)."""
-        if self._keeps_nothing():
-            return recomputed(x, list(self.layers), inverse=False)
+        if self._runs_at_once():
+            return self._run_at_once(x, inverse=False)
         for layer in self.layers:
             x = layer(x)
         return x
 
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n)."""
-        if self._keeps_nothing():
-            return recomputed(y, list(self.layers), inverse=True)
+        if self._runs_at_once():
+            return self._run_at_once(y, inverse=True)
         for layer in reversed(self.layers):
             y = layer.inverse(y)
         return y
 
     def log_abs_det_jacobian(self, x: Tensor) -> Tensor:
         """Returns log|det df/dx| of each row of x, (...,), at the cost of a forward pass."""
-        total = torch.zeros((), device=x.device)
+        parts = []
         for layer in self.layers:
             y = layer(x)
-            total = total + layer.log_abs_det_jacobian(x, y)
+            parts.append(layer.log_abs_det_jacobian(x, y))
             x = y
-        return total
+        return torch.stack(parts).sum(0)
 
-    def _keeps_nothing(self) -> bool:
+    def _runs_at_once(self) -> bool:
         return self.activations == "recompute" or not torch.is_grad_enabled()
+
+    def _run_at_once(self, rows: Tensor, inverse: bool) -> Tensor:
+        return torch.ops.invcap.lu_leaky_network(
+            rows,
+            [layer.lu for layer in self.layers],
+            [layer.bias for layer in self.layers],
+            [layer.diagonal for layer in self.layers],
+            [layer.negative_slope for layer in self.layers],
+            inverse,
+        )
 
     def extra_repr(self) -> str:
         return f"activations={self.activations!r}"

@@ -1,13 +1,15 @@
-"""`python -m invcap_ext.selfcheck`: every CUDA kernel against float64, and its time beside cuBLAS.
+"""`python -m invcap_ext.selfcheck` compares every CUDA kernel with float64 and times it.
 
-The yardstick of a forward pass is the merged dense layer, `leaky_relu(F.linear(x, W, b))`, which
-costs as many flops; that of an inverse, two `torch.linalg.solve_triangular`. Errors are relative to
-the largest element, against the same operator on the CPU in float64. Without a GPU this says so.
+Errors are relative to the largest element of the same operator's result on the CPU in float64.
+Times are shown beside those of a peer: for a forward pass the dense layer
+`leaky_relu(F.linear(x, W, b))`, which costs as many flops; for an inverse two calls of
+`torch.linalg.solve_triangular`. Without a GPU it prints the reason and stops.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +21,21 @@ DEVICE = "cuda"
 OPERATORS = torch.ops.invcap
 SIZES = (384, 1024, 4096)
 BATCHES = (1, 64, 1024, 65536)
-# float16 and bfloat16 round h and gradients on their way, some units of their last place.
+# In float16 and bfloat16, h and intermediate gradients are rounded too.
 TOLERANCES = {
     torch.float32: 1e-5,
     torch.float64: 1e-12,
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-ACCURACY_ROWS = 128  # of a batch are compared with float64
+ACCURACY_ROWS = 128  # rows of a batch that are compared with float64
 SETTINGS = (0.9, 0.3)  # diagonal, negative slope
 REPEATS = 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One line of the table: relative error, median milliseconds of the kernel and of its peer."""
+    """One line of the table: relative error, median milliseconds of the kernel and its peer."""
 
     kernel: str
     n: int
@@ -84,11 +86,11 @@ class Layer:
         return cls(x, y, h, grad, lu, bias)
 
     def first_rows(self) -> "Layer":
-        rows = [a[:ACCURACY_ROWS] for a in (self.x, self.y, self.h, self.grad)]
-        return Layer(*rows, self.lu, self.bias)
+        x, y, h, grad = (a[:ACCURACY_ROWS] for a in (self.x, self.y, self.h, self.grad))
+        return Layer(x, y, h, grad, self.lu, self.bias)
 
     def exact(self) -> "Layer":
-        """The same on the CPU in float64."""
+        """The same tensors on the CPU in float64."""
         tensors = (self.x, self.y, self.h, self.grad, self.lu, self.bias)
         return Layer(*(a.double().cpu() for a in tensors))
 
@@ -139,7 +141,7 @@ PEERS = {
 
 
 def relative_error(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
-    """The largest over all tensors; NaN counts as infinite."""
+    """Returns the largest over all tensors; NaN counts as infinite."""
     errors = [
         (a.double().cpu() - b).abs().max() / b.abs().max().clamp_min(1e-30)
         for a, b in zip(found, expected, strict=True)
@@ -148,7 +150,7 @@ def relative_error(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> f
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Median over REPEATS runs, after three to warm up."""
+    """Returns the median over REPEATS runs, after three warm-up runs."""
     times = []
     for repeat in range(REPEATS + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -166,7 +168,7 @@ def free_bytes() -> int:
 
 
 def check_layers(dtype: torch.dtype) -> Iterator[Outcome]:
-    """Every operation, size and batch."""
+    """Checks every operation, size and batch."""
     for n in SIZES:
         for rows in BATCHES:
             if 16 * rows * n * dtype.itemsize > free_bytes():
@@ -178,13 +180,13 @@ def check_layers(dtype: torch.dtype) -> Iterator[Outcome]:
                 yield Outcome(
                     operation.__name__, n, rows, dtype,
                     relative_error(operation(few), operation(exact)),
-                    milliseconds(lambda run=operation, on=layer: run(on)),
+                    milliseconds(partial(operation, layer)),
                     milliseconds(peer(layer)),
                 )  # fmt: skip
 
 
 def check_network(dtype: torch.dtype) -> Iterator[Outcome]:
-    """A whole network in one launch, beside one layer after another."""
+    """Checks a whole network in one launch; its peer runs one layer after another."""
     n, depth = 384, 4
     network = InvertibleNetwork(n, depth, negative_slope=0.3, device=DEVICE, dtype=dtype)
     exact = InvertibleNetwork(n, depth, negative_slope=0.3, dtype=torch.float64)
@@ -207,16 +209,16 @@ def check_network(dtype: torch.dtype) -> Iterator[Outcome]:
             ("network inverse", network.inverse, exact.inverse(few), layered_inverse),
         ):
             error = relative_error((run(x)[:ACCURACY_ROWS],), (expected,))
-            kernel_ms = milliseconds(lambda run=run, x=x: run(x))
+            kernel_ms = milliseconds(partial(run, x))
             yield Outcome(name, n, rows, dtype, error, kernel_ms, milliseconds(peer))
 
 
 def check_squared_error(dtype: torch.dtype) -> Iterator[Outcome]:
-    """The loss of prompt inversion, beside torch's elementwise operators."""
-    size, pictures = 4 * 64 * 64, 64
+    """Checks the loss of prompt inversion; its peer is torch's elementwise operators."""
+    size, images = 4 * 64 * 64, 64
     wide = torch.promote_types(dtype, torch.float32)
-    predicted, noise = (torch.randn(pictures, size, device=DEVICE).to(dtype) for _ in range(2))
-    weight = torch.rand(pictures, device=DEVICE, dtype=wide)
+    predicted, noise = (torch.randn(images, size, device=DEVICE).to(dtype) for _ in range(2))
+    weight = torch.rand(images, device=DEVICE, dtype=wide)
     arguments = (predicted, noise, weight)
 
     def peer() -> tuple[Tensor, Tensor]:
@@ -226,12 +228,12 @@ def check_squared_error(dtype: torch.dtype) -> Iterator[Outcome]:
     exact = OPERATORS.weighted_squared_error(*(a.double().cpu() for a in arguments))
     error = relative_error(OPERATORS.weighted_squared_error(*arguments), exact)
     kernel_ms = milliseconds(lambda: OPERATORS.weighted_squared_error(*arguments))
-    yield Outcome("squared error", size, pictures, dtype, error, kernel_ms, milliseconds(peer))
+    yield Outcome("squared error", size, images, dtype, error, kernel_ms, milliseconds(peer))
 
 
 @torch.no_grad()
 def check() -> bool:
-    """Prints the table; returns whether every kernel is right."""
+    """Prints the table and returns whether every kernel is right."""
     sound = True
     for dtype, precision, title in (
         (torch.float32, "highest", "float32"),
@@ -251,9 +253,9 @@ def check() -> bool:
 
 
 def main() -> int:
-    """Returns 0 where every kernel is right, or where there is no GPU to ask."""
+    """Returns 0 if every kernel is right or there is no GPU, else 1."""
     if build_info().cuda is None:
-        print("invcap_ext was built for the CPU alone: there is no CUDA kernel to check.")
+        print("invcap_ext was built for the CPU only: there is no CUDA kernel to check.")
         return 0
     if not torch.cuda.is_available():
         print("torch finds no GPU here: no CUDA kernel was run.")

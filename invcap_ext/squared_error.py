@@ -1,25 +1,26 @@
-"""The loss of prompt inversion: a weighted squared error of each picture, in one pass."""
+"""The loss of prompt inversion: a weighted squared error for each image, in one pass."""
 
 import torch
 from torch import Tensor
 
 
 def weighted_squared_error(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-    """Computes weight |predicted - noise|^2 of each picture, differentiable once by predicted.
+    """Computes weight |predicted - noise|^2 for each image, differentiable once in predicted.
 
-    The loss and its gradient come from one pass over both, so that nothing but the gradient is
-    kept for backward.
+    One pass over the data computes the loss and its gradient; only the gradient is kept for
+    backward.
 
     Args:
-        predicted: (pictures, ...), float32, float64, bfloat16 or float16.
-        noise: as predicted, a constant.
-        weight: (pictures,), a constant; float32, or float64 for float64.
+        predicted: (images, ...), float32, float64, bfloat16 or float16.
+        noise: shape and dtype of predicted; no gradient is computed for it.
+        weight: (images,), float32, or float64 if predicted is; no gradient is computed for it.
 
     Returns:
-        loss: (pictures,), of weight's dtype.
+        loss: (images,), of weight's dtype.
 
     Raises:
-        ValueError, TypeError: a shape, device or dtype is wrong; the message names the argument.
+        ValueError: a shape or device is wrong; the message names the argument.
+        TypeError: a dtype is not supported, or dtypes differ.
     """
     return torch.ops.invcap.weighted_squared_error(predicted, noise, weight)[0]
 

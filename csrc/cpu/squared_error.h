@@ -1,4 +1,4 @@
-// The weighted squared error between predicted and true noise of each picture, on a CPU.
+// The weighted squared error between predicted and true noise of each image, on a CPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +8,7 @@
 namespace invcap::cpu {
 
 // loss = weight |predicted - noise|^2, gradient = 2 weight (predicted - noise); returns both.
-// predicted, noise: (pictures, size) of one dtype; weight: (pictures,), float32 or float64.
+// predicted, noise: (images, size) of one dtype; weight: (images,), float32 or float64.
 std::tuple<at::Tensor, at::Tensor> weighted_squared_error(const at::Tensor& predicted,
                                                           const at::Tensor& noise,
                                                           const at::Tensor& weight);

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "cuda/launch.cuh"
-#include "cuda/lu_leaky.h"
+#include "cuda/launchers.h"
 #include "cuda/tile_matmul.cuh"
 
 namespace invcap::cuda {

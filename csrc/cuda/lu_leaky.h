@@ -1,65 +1,35 @@
-// The layer y = leaky_relu(L U x + b) on a GPU: raw pointers and a stream, no torch.
-//
-// The mathematics, the names and the packed storage are those of cpu/lu_leaky.h. All arrays are
-// contiguous and of one scalar type, save for `inverse` and `work`, which are float (double for
-// float64). Everything is asynchronous on the stream, and bitwise the same from run to run. Errors
-// of a launch throw std::runtime_error.
+// cpu/lu_leaky.h for tensors on a GPU, with the same arguments and results, on the current stream
+// of their device.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
 
 namespace invcap::cuda {
 
-enum class Scalar : int { float32, float64, float16, bfloat16 };
+std::tuple<at::Tensor, at::Tensor> lu_leaky(const at::Tensor& x, const at::Tensor& lu,
+                                            const std::optional<at::Tensor>& bias, double diagonal,
+                                            double negative_slope);
 
-struct Problem {
-  Scalar scalar;
-  bool tensor_cores;  // float32 as three TF32 products; float16 and bfloat16 use them always
-  int64_t rows;
-  int n;
-  void* stream;  // cudaStream_t
-};
+std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu,
+                                                    const std::optional<at::Tensor>& bias,
+                                                    double diagonal, double negative_slope);
 
-struct LayerPointers {
-  const void* lu;    // (n, n)
-  const void* bias;  // (n,) or null
-  void* inverse;     // of the diagonal blocks, for the solves: see invert_blocks
-  double diagonal;
-  double negative_slope;
-};
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope);
 
-constexpr int kBlock = 64;  // size of a diagonal block
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
+    const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
+    const at::Tensor& lu, double diagonal, double negative_slope);
 
-// Elements of `inverse`: 64 x 64 for each diagonal block, twice.
-constexpr int64_t inverse_elements(int n) {
-  return static_cast<int64_t>((n + kBlock - 1) / kBlock) * kBlock * kBlock * 2;
-}
-// Makes all layers ready for solves. Only what has changed since the last time is inverted; an
-// `inverse` that was never used is to be filled with NaN.
-void invert_blocks(const Problem& problem, const LayerPointers* layers, int depth);
-
-// Elements of `work` that a direction takes: none where rows stay on the chip.
-int64_t product_work_elements(const Problem& problem);  // forward, unless there is an h
-int64_t solve_work_elements(const Problem& problem);    // inverse, inverse_backward
-
-// All layers, in one launch where a row tile fits in shared memory. h is null, or (rows, n) if
-// there is one layer.
-void forward(const Problem& problem, const LayerPointers* layers, int depth, const void* x, void* y,
-             void* h, void* work);
-void inverse(const Problem& problem, const LayerPointers* layers, int depth, const void* y, void* x,
-             void* h, void* work);
-
-// The row-wise part of backward: gx, and the gz and gh that weight_gradient takes.
-void backward(const Problem& problem, const LayerPointers& layer, const void* gy, const void* y,
-              void* gx, void* gz, void* gh);
-void inverse_backward(const Problem& problem, const LayerPointers& layer, const void* gx,
-                      const void* y, void* gy, void* gz, void* gh, void* work);
-
-// glu = sign (strict_lower(gz^T h) + strict_upper(gh^T x)), gb = sign sum gz.
-// work: gradient_work_elements(problem) of them.
-int64_t gradient_work_elements(const Problem& problem);
-void weight_gradient(const Problem& problem, double sign, const void* gz, const void* h,
-                     const void* gh, const void* x, void* glu, void* gb, void* work);
+// In one launch, where rows fit on the chip.
+at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
+                            const std::vector<std::optional<at::Tensor>>& bias,
+                            const std::vector<double>& diagonals,
+                            const std::vector<double>& negative_slopes, bool inverse);
 
 }  // namespace invcap::cuda

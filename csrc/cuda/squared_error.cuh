@@ -3,8 +3,8 @@
 //     loss[p] = weight[p] * sum (predicted[p] - noise[p])^2
 //     gradient[p] = 2 weight[p] (predicted[p] - noise[p])
 //
-// A block takes one picture: thread t the elements t, t + 256, ... (in vectors of 16 bytes where
-// pictures allow), a warp adds its lanes by shuffles, the first thread adds the warps in their
+// A block takes one image: thread t the elements t, t + 256, ... (in vectors of 16 bytes where
+// images allow), a warp adds its lanes by shuffles, the first thread adds the warps in their
 // order. Bandwidth-bound: two reads and one write an element.
 #pragma once
 

@@ -1,13 +1,14 @@
-// The loss of prompt inversion on a GPU: raw pointers and a stream, no torch.
+// cpu/squared_error.h for tensors on a GPU, on the current stream of their device.
 #pragma once
 
-#include "cuda/lu_leaky.h"
+#include <ATen/core/Tensor.h>
+
+#include <tuple>
 
 namespace invcap::cuda {
 
-// loss[p] = weight[p] |predicted[p] - noise[p]|^2 for pictures of `size` elements, and its gradient
-// by predicted. weight, loss: (pictures,), float (double for float64). One pass over the data.
-void squared_error(Scalar scalar, int64_t pictures, int64_t size, const void* predicted,
-                   const void* noise, const void* weight, void* loss, void* gradient, void* stream);
+std::tuple<at::Tensor, at::Tensor> weighted_squared_error(const at::Tensor& predicted,
+                                                          const at::Tensor& noise,
+                                                          const at::Tensor& weight);
 
 }  // namespace invcap::cuda

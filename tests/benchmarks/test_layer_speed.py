@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture
 def speed(scripts, monkeypatch):
-    speed = scripts("turns", "layer_speed")
+    speed = scripts("timing", "layer_speed")
     for name, value in {
         "SIZES": (1024,),
         "BATCHES": (256,),

@@ -43,7 +43,7 @@ def first_steps(paper, pipeline, optimizer, rates) -> list[torch.Tensor]:
     return [states.detach() - start for states in moved]
 
 
-def test_the_papers_loop_is_the_optimiser_it_is_given(paper, pipeline):
+def test_the_papers_loop_is_the_optimizer_it_is_given(paper, pipeline):
     rates = [1e-3, 2e-3]
     moved = first_steps(paper, pipeline, torch.optim.Adam, rates)
     # Adam's first step is the learning rate itself.

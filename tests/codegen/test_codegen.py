@@ -12,7 +12,7 @@ TENSOR_CORES = {
     "TensorCore<__nv_bfloat16": "HMMA.16816.F32.BF16",
     "TensorCore<__half": "HMMA.16816.F32 ",
 }
-# Kernels that read elements one by one, and those whose pictures are not aligned.
+# Kernels that read elements one by one, and those whose images are not aligned.
 NARROW = ("elementwise<", "bias_gradient<", "sum_slices<", "invert_blocks<", ", 1>(")
 
 

@@ -77,3 +77,24 @@ def test_a_captured_inverse_follows_its_weights():
         layer.lu.mul_(2)
         graph.replay()
         assert torch.equal(x, layer.inverse(y))
+
+
+@pytest.mark.parametrize("activations", ("store", "recompute"))
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_a_step_under_autocast_is_near_that_of_float32(activations, dtype):
+    network = InvertibleNetwork(384, 3, 0.8, activations=activations, device=DEVICE)
+    x = torch.randn(100, 384, device=DEVICE)
+
+    def step(run):
+        result = run(x)
+        loss = result.float().square().sum()
+        return result, *torch.autograd.grad(loss, list(network.parameters()))
+
+    for run in (network, network.inverse):
+        expected, *expected_gradients = step(run)
+        with torch.autocast(DEVICE, dtype):
+            found, *gradients = step(run)
+        assert found.dtype == dtype and {a.dtype for a in gradients} == {torch.float32}
+        # On a CPU 0.0053 was the most, in bfloat16.
+        for a, b in zip((found, *gradients), (expected, *expected_gradients), strict=True):
+            assert (a - b).norm() <= 0.02 * b.norm()

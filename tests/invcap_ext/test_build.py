@@ -78,7 +78,7 @@ def test_importing_under_another_torch_fails_before_the_library_is_loaded() -> N
 
 def test_a_tensor_of_a_device_without_kernels_is_an_error_that_says_how_to_build_them() -> None:
     elsewhere = torch.ones(3, 3, device="meta")
-    built = "and CUDA only" if build_info().cuda else "alone; build it for CUDA with: INVCAP_CUDA=1"
+    built = "and CUDA only" if build_info().cuda else "only; build it for CUDA with: INVCAP_CUDA=1"
     message = f"lu is on meta, but invcap_ext was built for the CPU {built}"
     kernels = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     for name in ("lu_leaky", "lu_leaky_inverse"):

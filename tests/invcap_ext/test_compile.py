@@ -52,6 +52,18 @@ def test_a_network_compiles_as_one_graph_with_its_backward(
     assert_compiles(network, direction, "aot_eager")
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_network_that_recomputes_compiles_for_batches_of_every_size(direction: str) -> None:
+    network = InvertibleNetwork(33, 2, negative_slope=0.4, activations="recompute")
+    randomize_(network)
+    eager = getattr(network, direction)
+    compiled = torch.compile(eager, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch in (7, 12, 20_000):  # a CPU takes the last one in two parts
+        x = make_case(33, batch, torch.float32).rows
+        for got, want in zip(outcome(network, compiled, x), outcome(network, eager, x), strict=True):
+            assert relative_error(got, want) < 1e-5
+
+
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("c++")), reason="no C++ compiler")
 def test_inductor_compiles_a_network_with_its_backward() -> None:
     assert_compiles(InvertibleNetwork(33, 2, negative_slope=0.4), "forward", "inductor")

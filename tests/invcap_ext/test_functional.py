@@ -256,7 +256,7 @@ def test_opcheck_passes_for_the_operator_and_its_backward_operator(
 
 @pytest.mark.parametrize("inverse", (False, True))
 def test_opcheck_passes_for_the_operator_of_a_network(inverse: bool) -> None:
-    rows, lu, bias, *_ = make_case(33, 7).arguments
+    _, (rows, lu, bias) = make_case(33, 7).leaves()
     network = ([lu, lu.T], [bias, None], [1.2, 0.9], [0.3, 1.0])
     torch.library.opcheck(torch.ops.invcap.lu_leaky_network.default, (rows, *network, inverse))
 

@@ -50,5 +50,5 @@ def test_without_a_gpu_it_says_so():
     command = [sys.executable, "-m", "invcap_ext.selfcheck"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    reason = "torch finds no GPU" if build_info().cuda else "built for the CPU alone"
+    reason = "torch finds no GPU" if build_info().cuda else "built for the CPU only"
     assert reason in done.stdout

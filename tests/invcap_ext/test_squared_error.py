@@ -58,12 +58,12 @@ def test_opcheck_and_gradcheck_pass() -> None:
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"predicted": torch.ones(())}, ValueError, r"predicted .*\(pictures, \.\.\.\).*\[\]"),
+        ({"predicted": torch.ones(())}, ValueError, r"predicted .*\(images, \.\.\.\).*\[\]"),
         ({"predicted": torch.ones(2, 3).int()}, TypeError, "predicted .*float32.*Int"),
         ({"noise": torch.ones(2, 4)}, ValueError, r"noise .*\[2, 3\].*\[2, 4\]"),
         ({"noise": torch.ones(2, 3).double()}, TypeError, "noise .*Float.*Double"),
         ({"noise": torch.ones(2, 3, device="meta")}, ValueError, "noise .*device.*cpu.*meta"),
-        ({"weight": torch.ones(3)}, ValueError, r"weight .*pictures = 2.*\[3\]"),
+        ({"weight": torch.ones(3)}, ValueError, r"weight .*images = 2.*\[3\]"),
         ({"weight": torch.ones(2).double()}, TypeError, "weight must be Float, got Double"),
         ({"weight": torch.ones(2, device="meta")}, ValueError, "weight .*device.*cpu.*meta"),
     ],

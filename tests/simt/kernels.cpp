@@ -1,8 +1,7 @@
 // The kernels and their launchers, callable from Python with the harness in place of a GPU.
 #include <vector>
 
-#include "cuda/lu_leaky.h"
-#include "cuda/squared_error.h"
+#include "cuda/launchers.h"
 #include "library.h"
 
 using namespace invcap::cuda;
@@ -62,11 +61,11 @@ extern "C" const char* run_weight_gradient(const Call* c) {
 }
 extern "C" int64_t gradient_work(const Call* c) { return gradient_work_elements(c->problem()); }
 
-extern "C" const char* run_squared_error(int scalar, int64_t pictures, int64_t size,
+extern "C" const char* run_squared_error(int scalar, int64_t images, int64_t size,
                                          const void* predicted, const void* noise,
                                          const void* weight, void* loss, void* gradient) {
   return reported([&] {
-    squared_error(static_cast<Scalar>(scalar), pictures, size, predicted, noise, weight, loss,
+    squared_error(static_cast<Scalar>(scalar), images, size, predicted, noise, weight, loss,
                   gradient, nullptr);
   });
 }

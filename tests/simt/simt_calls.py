@@ -70,7 +70,7 @@ def kernels():
 
 
 class Network:
-    """Layers of one problem in a dtype; its methods run the launchers of lu_leaky.h."""
+    """Layers of one problem in a dtype; its methods run the functions of launchers.h."""
 
     def __init__(self, loaded, dtype, lus, biases, diagonal, slope, tensor_cores=False):
         self.loaded, self.dtype = loaded, dtype
@@ -128,7 +128,7 @@ class Network:
 
 
 def squared_error(loaded, chip: Chip, dtype: str, predicted, noise, weight):
-    """Returns the losses and the gradient of pictures (count, size)."""
+    """Returns the losses and the gradient of images (count, size)."""
     count, size = predicted.shape
     wide = np.dtype("float64" if dtype == "float64" else "float32")
     results = [Guarded((count,), wide), Guarded((count, size), predicted.dtype)]

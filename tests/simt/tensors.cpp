@@ -1,5 +1,6 @@
-// csrc/cuda/tensors.cpp for tensors on a CPU, with the harness in place of a GPU.
-#include "cuda/tensors.h"
+// csrc/cuda/{lu_leaky,squared_error}.cpp for tensors on a CPU, with the harness in place of a GPU.
+#include "cuda/lu_leaky.h"
+#include "cuda/squared_error.h"
 
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <pybind11/stl.h>

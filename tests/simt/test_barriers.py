@@ -38,8 +38,8 @@ def lines_with_barriers() -> list[tuple[str, int]]:
 
 
 def squared_errors(case: Case, chip: Chip) -> list:
-    pictures = case.x.astype(np.float32)
-    squared_error(case.network.loaded, chip, "float32", pictures, pictures, pictures[:, 0])
+    images = case.x.astype(np.float32)
+    squared_error(case.network.loaded, chip, "float32", images, images, images[:, 0])
     return []
 
 

@@ -1,4 +1,4 @@
-"""`csrc/cuda/tensors.cpp` on tensors of the CPU, its kernels on the harness.
+"""`csrc/cuda/lu_leaky.cpp` and `squared_error.cpp` on tensors of the CPU, kernels on the harness.
 
 What the operators on a GPU give is what they give on the CPU.
 """
@@ -18,6 +18,7 @@ from invcap_ext import selfcheck
 
 HERE = Path(__file__).parent
 OPERATORS = torch.ops.invcap
+WRAPPERS = ("cuda/lu_leaky.cpp", "cuda/squared_error.cpp")
 # What is taken for 33 rows of 129.
 CHIPS = {
     "fused_16": Chip(),
@@ -29,13 +30,13 @@ each_chip = pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 
 @pytest.fixture(scope="module")
 def gpu():
-    """The functions of tensors.cpp, built against the library of the kernels."""
+    """Both files as a module, built against the library of the kernels."""
     loaded = kernels()
     target = CACHE / f"tensors{sysconfig.get_config_var('EXT_SUFFIX')}"
     headers = [HERE / "stand_ins", CSRC, HERE, *include_paths(), sysconfig.get_path("include")]
     flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_EXTENSION_NAME=tensors"]
     flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
-    sources = [HERE / "tensors.cpp", CSRC / "cuda/tensors.cpp", loaded._name]
+    sources = [HERE / "tensors.cpp", *map(CSRC.joinpath, WRAPPERS), loaded._name]
     libraries = [f"-L{path}" for path in library_paths()]
     libraries += ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]
     includes = [f"-I{path}" for path in headers]

@@ -1,4 +1,4 @@
-#include "cuda/tensors.h"
+#include "cuda/lu_leaky.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
@@ -10,24 +10,11 @@
 #include <map>
 #include <mutex>
 
-#include "cuda/lu_leaky.h"
-#include "cuda/squared_error.h"
+#include "cuda/launchers.h"
+#include "cuda/tensor.h"
 
 namespace invcap::cuda {
 namespace {
-
-Scalar scalar_of(const at::Tensor& a) {
-  switch (a.scalar_type()) {
-    case at::kDouble:
-      return Scalar::float64;
-    case at::kHalf:
-      return Scalar::float16;
-    case at::kBFloat16:
-      return Scalar::bfloat16;
-    default:
-      return Scalar::float32;
-  }
-}
 
 // float32 goes to tensor cores where the user lets matrix products do so; three TF32 products keep
 // the accuracy of float32, so that nothing is lost by it.
@@ -39,8 +26,6 @@ Problem problem_of(const at::Tensor& rows) {
 at::TensorOptions wide_options(const at::Tensor& a) {
   return a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
-
-void* pointer(const at::Tensor& a) { return a.defined() ? a.data_ptr() : nullptr; }
 
 // Where the inverted diagonal blocks of these weights lie from one call to the next. They are
 // compared with the weights before each use (invert_blocks.cuh), so that whatever lies here is
@@ -183,17 +168,6 @@ at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor
   run(problem, layers.pointers.data(), static_cast<int>(lu.size()), pointer(rows), pointer(out),
       nullptr, pointer(work));
   return out;
-}
-
-std::tuple<at::Tensor, at::Tensor> weighted_squared_error(const at::Tensor& predicted,
-                                                          const at::Tensor& noise,
-                                                          const at::Tensor& weight) {
-  const c10::cuda::CUDAGuard guard(predicted.device());
-  auto loss = at::empty_like(weight), gradient = at::empty_like(predicted);
-  squared_error(scalar_of(predicted), predicted.size(0), predicted.size(1), pointer(predicted),
-                pointer(noise), pointer(weight), pointer(loss), pointer(gradient),
-                c10::cuda::getCurrentCUDAStream().stream());
-  return {loss, gradient};
 }
 
 }  // namespace invcap::cuda

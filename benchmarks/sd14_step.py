@@ -1,6 +1,6 @@
 """One gradient step of prompt inversion on a model of Stable Diffusion 1.4's real size.
 
-    python benchmarks/real_size.py
+    python benchmarks/sd14_step.py
 
 The networks have the public configuration of CompVis/stable-diffusion-v1-4 and random weights;
 the picture is 256 x 256. Prints seconds a step and the most memory that the process ever held.

@@ -1,0 +1,130 @@
+// The first derivative of a network, which keeps only its output for backward.
+//
+// Going back through the layers, the input of each is recovered from its output by the layer's own
+// inverse (or, for the inverse direction, by its forward), which also yields the h that the weight
+// gradients need. Memory: n numbers per row of the batch, whatever the depth.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "operators.h"
+
+namespace invcap {
+namespace {
+
+using torch::autograd::variable_list;
+
+// On a CPU, backward takes rows of this many numbers at a time, so that its memory stays small.
+constexpr int64_t kNumbersAtOnce = 1 << 19;
+
+// The layers of a network, first layer first; an undefined tensor where there is no bias.
+struct Layers {
+  variable_list lu, bias;
+  std::vector<double> diagonals, negative_slopes;
+  bool inverse;
+};
+
+// Gradients by the network's input, by each lu and by each bias that there is, in this order.
+variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad) {
+  const size_t depth = layers.lu.size();
+  variable_list found(1 + 2 * depth);
+  for (size_t step = 0; step < depth; ++step) {
+    const size_t i = layers.inverse ? step : depth - 1 - step;
+    const double diagonal = layers.diagonals[i], slope = layers.negative_slopes[i];
+    const auto& lu = layers.lu[i];
+    const auto bias = layers.bias[i].defined() ? Optional(layers.bias[i]) : std::nullopt;
+    const auto [input, h] = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
+    const auto& x = layers.inverse ? output : input;
+    const auto& y = layers.inverse ? input : output;
+    auto [input_grad, glu, gb] =
+        layer_backward_operator(layers.inverse).call(grad, x, y, h, lu, diagonal, slope);
+    found[1 + i] = glu;
+    if (bias) found[1 + depth + i] = gb;
+    output = input;
+    grad = input_grad;
+  }
+  found[0] = grad;
+  std::erase_if(found, [](Tensor a) { return !a.defined(); });
+  return found;
+}
+
+// The same, some rows at a time.
+variable_list gradients_in_parts(const Layers& layers, at::Tensor output, at::Tensor grad) {
+  const int64_t n = output.sym_size(-1).guard_int(__FILE__, __LINE__);
+  const int64_t count = output.sym_numel().guard_int(__FILE__, __LINE__) / n;
+  const int64_t some = std::max<int64_t>(1, kNumbersAtOnce / n);
+  const auto input_grad = at::empty_like(output, at::MemoryFormat::Contiguous);
+  variable_list total;
+  for (int64_t first = 0; first < count; first += some) {
+    const auto part = [&](Tensor whole) {
+      return whole.reshape({count, n}).slice(0, first, std::min(first + some, count));
+    };
+    auto found = gradients(layers, part(output), part(grad));
+    part(input_grad).copy_(found[0]);
+    if (first == 0) {
+      total = std::move(found);
+    } else {
+      for (size_t i = 1; i < total.size(); ++i) total[i].add_(found[i]);
+    }
+  }
+  total[0] = input_grad;
+  return total;
+}
+
+struct Recomputed : torch::autograd::Function<Recomputed> {
+  // `biases` are those of `bias` that there are: autograd looks for tensors in a TensorList only.
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, Tensor rows, at::TensorList lu,
+                            at::TensorList /*biases*/, const Optionals& bias, Doubles diagonals,
+                            Doubles negative_slopes, bool inverse) {
+    const at::AutoDispatchBelowAutograd below;
+    auto result = network_operator().call(rows, lu, bias, diagonals, negative_slopes, inverse);
+    variable_list saved{result};
+    saved.insert(saved.end(), lu.begin(), lu.end());
+    for (const Optional& one : bias) saved.push_back(one.value_or(at::Tensor()));
+    ctx->save_for_backward(std::move(saved));
+    ctx->saved_data["diagonals"] = diagonals.vec();
+    ctx->saved_data["negative_slopes"] = negative_slopes.vec();
+    ctx->saved_data["inverse"] = inverse;
+    return result;
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* ctx, const variable_list& grads) {
+    // Tensors keep the dtype of the forward pass, whatever autocast is on by now.
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    std::optional<at::AutoDispatchBelowAutograd> without_graph;
+    if (!at::GradMode::is_enabled()) without_graph.emplace();
+    const auto saved = ctx->get_saved_variables();
+    const auto lu = saved.begin() + 1, bias = lu + saved.size() / 2;
+    const Layers layers{{lu, bias},
+                        {bias, saved.end()},
+                        ctx->saved_data["diagonals"].toDoubleVector(),
+                        ctx->saved_data["negative_slopes"].toDoubleVector(),
+                        ctx->saved_data["inverse"].toBool()};
+    const bool many = saved[0].is_cpu() && saved[0].sym_numel() > kNumbersAtOnce;
+    auto found = (many ? gradients_in_parts : gradients)(layers, saved[0], grads[0]);
+    found.resize(found.size() + 4);  // none by the arguments that are no tensors
+    return found;
+  }
+};
+
+at::Tensor recomputed(Tensor rows, at::TensorList lu, const Optionals& bias, Doubles diagonals,
+                      Doubles negative_slopes, bool inverse) {
+  if (!at::GradMode::is_enabled()) {
+    const at::AutoDispatchBelowAutograd below;
+    return network_operator().call(rows, lu, bias, diagonals, negative_slopes, inverse);
+  }
+  variable_list biases;
+  for (const Optional& one : bias) {
+    if (one) biases.push_back(*one);
+  }
+  return Recomputed::apply(rows, lu, at::TensorList(biases), bias, diagonals, negative_slopes,
+                           inverse);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(invcap, Autograd, library) { library.impl("lu_leaky_network", &recomputed); }
+
+}  // namespace invcap
