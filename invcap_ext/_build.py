@@ -28,9 +28,9 @@ class BuildInfo:
 
 def build_info() -> BuildInfo:
     """Returns how the installed extension was built."""
-    from invcap_ext import _C
+    from invcap_ext._C import build_info as built
 
-    return BuildInfo(**_C.build_info())
+    return BuildInfo(**built())
 
 
 def check_built() -> None:

@@ -9,7 +9,7 @@ derivatives are here. Vectors are rows (the last dimension), so h = U x is writt
 import torch
 from torch import Tensor
 
-from invcap_ext import _C  # noqa: F401  its import defines the operators
+import invcap_ext._C  # noqa: F401  defines the operators
 
 
 def lu_leaky(

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from invcap_ext import _C
+from invcap_ext._C import check_settings
 from invcap_ext.functional import lu_leaky, lu_leaky_inverse
 
 
@@ -40,7 +40,7 @@ class InvertibleLinear(nn.Module):
         super().__init__()
         check_positive("features", features)
         check_floating(dtype)
-        _C.check_settings(diagonal, negative_slope)
+        check_settings(diagonal, negative_slope)
         self.features = features
         self.diagonal = diagonal
         self.negative_slope = negative_slope
@@ -127,7 +127,7 @@ class InvertibleNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("depth", depth)
-        _C.check_settings(diagonal, negative_slope)
+        check_settings(diagonal, negative_slope)
         if activations not in ("store", "recompute"):
             raise ValueError(f"activations must be 'store' or 'recompute', got {activations!r}")
         self.features = features
