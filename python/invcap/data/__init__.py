@@ -1,13 +1,13 @@
-"""Captioned pictures from anywhere, as a list of examples."""
+"""Captioned images from anywhere, as examples."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from invcap.data.decode import decode_pictures, fit_picture
+from invcap.data.decode import decode_images, fit_picture
 from invcap.data.example import Example, Examples, Skipped, listing, log_skipped
 from invcap.data.files import UNDERSTOOD, load_files
 from invcap.data.split import split_by_group
@@ -16,7 +16,7 @@ __all__ = [
     "Example",
     "Examples",
     "Skipped",
-    "decode_pictures",
+    "decode_images",
     "fit_picture",
     "load_examples",
     "log_skipped",
@@ -25,18 +25,21 @@ __all__ = [
 
 
 def load_examples(spec: str, **options: Any) -> Examples:
-    """Reads the captioned pictures that `spec` names. No picture is decoded yet.
+    """Reads which captioned images `spec` names. No image is decoded yet.
 
     In this order:
 
-    1. `shapes`: generated pictures (`./shapes` is a folder). Option: `wordings`.
+    1. `shapes`: generated images (`./shapes` is a folder). Option: `wordings`.
     2. `hf:NAME_OR_PATH[:SPLIT]`: what Hugging Face `datasets` loads. Options: `picture_column`,
-       `caption_columns`, `group_column`, `config`.
-    3. a folder or file in a format of `invcap.data.files.FORMATS`, in the order given there.
+       `caption_columns`, `group_column`, `config`, `streaming`.
+    3. tar shards as WebDataset has them: a file or a pattern that ends in `.tar`. They are read as
+       a stream. Options: `picture_column`, `caption_columns`, `group_column`.
+    4. a folder or file in a format of `invcap.data.files.FORMATS`, in the order given there.
        Option: `pictures`.
 
-    An option that is None is as if it were not given. What cannot be used (a picture without a
-    caption, a caption without a picture, a name that leads out of the folder) is in `skipped`.
+    An option that is None is as if it were not given. What cannot be used (an image without a
+    caption, a caption without an image, a name that leads out of the folder) is in `skipped`; of a
+    stream, it is logged when the stream is read.
 
     Raises:
         ValueError: `spec` names nothing that is understood, an option does not apply to it, or
@@ -46,14 +49,18 @@ def load_examples(spec: str, **options: Any) -> Examples:
     if spec == "shapes":
         from invcap.data.shapes import load_shapes
 
-        result = Examples(_call(spec, load_shapes, given))
+        result = _call(spec, load_shapes, given)
     elif spec.startswith("hf:"):
         from invcap.data.hugging_face import load_hugging_face
 
         result = _call(spec, load_hugging_face, given, spec.removeprefix("hf:"))
+    elif spec.endswith(".tar"):
+        from invcap.data.hugging_face import load_tar_shards
+
+        result = _call(spec, load_tar_shards, given, spec)
     else:
         result = _call(spec, _load_path, given, spec)
-    if not result.examples:
+    if isinstance(result.examples, Sequence) and not result.examples:
         raise ValueError(f"{spec}: nothing is left of it\n{listing(result.skipped, 5)}".rstrip())
     return result
 
@@ -69,11 +76,13 @@ def _load_path(spec: str, pictures: str | Path | None = None) -> Examples:
 
 
 def _expected() -> str:
-    sources = ("shapes", *UNDERSTOOD, "hf:NAME_OR_PATH[:SPLIT]")
+    sources = ("shapes", *UNDERSTOOD, "tar shards (*.tar)", "hf:NAME_OR_PATH[:SPLIT]")
     return "expected one of\n" + "\n".join(f"  {source}" for source in sources)
 
 
-def _call(spec: str, load: Callable[..., Any], options: dict[str, Any], *source: str) -> Any:
+def _call(
+    spec: str, load: Callable[..., Examples], options: dict[str, Any], *source: str
+) -> Examples:
     known = list(inspect.signature(load).parameters)[len(source) :]
     for name in options:
         if name not in known:

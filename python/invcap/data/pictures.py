@@ -36,15 +36,14 @@ def open_picture(source: Path | IO[bytes]) -> Image.Image:
     """Decodes a file or a stream of bytes; of an animation, the first frame.
 
     Raises:
-        OSError: it is not a picture in one of `FORMATS`, or a broken one.
+        OSError: it is not an image in one of `FORMATS`, or a broken one; the message names a file.
     """
     try:
         with Image.open(source, formats=FORMATS) as picture:
             return to_rgb(ImageOps.exif_transpose(picture))
-    except OSError:
-        raise
     except Exception as error:  # Pillow's decoders raise anything for a malformed file
-        raise OSError(f"cannot decode the picture: {error!r}") from error
+        file = f"{source}: " if isinstance(source, Path) else ""
+        raise OSError(f"{file}cannot decode the image: {error}") from error
 
 
 def find_inside(root: Path, name: str) -> Path:

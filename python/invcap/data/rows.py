@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from invcap.data.example import Example, Examples, Skipped
+from invcap.data.example import Examples, ExampleTable, Skipped
 from invcap.data.pictures import find_inside, open_picture
+from invcap.hashing import digest
 
 
 @dataclass(frozen=True)
@@ -49,32 +50,39 @@ def examples_in_folder(rows: Iterable[Row | Skipped], folder: Path) -> Examples:
     Captions of one picture may be spread over rows. A picture with no usable caption or no file
     inside the folder is skipped.
     """
-    result = Examples()
+    skipped: list[Skipped] = []
     captions: dict[str, list[str]] = {}
     groups: dict[str, str] = {}
     for row in rows:
         if isinstance(row, Skipped):
-            result.skipped.append(row)
+            skipped.append(row)
             continue
         captions.setdefault(row.name, []).extend(row.captions)
         if row.group is not None:
             groups.setdefault(row.name, row.group)
 
     root = folder.resolve()
+    names, texts, keys, paths, states = [], [], [], [], []
     for raw_name, raw_captions in captions.items():
         name = printable(raw_name)
-        usable, skipped = usable_captions(name, raw_captions)
-        result.skipped.extend(skipped)
+        usable, unusable = usable_captions(name, raw_captions)
+        skipped.extend(unusable)
         if not usable:
             continue
         try:
             path = find_inside(root, raw_name)
+            state = path.stat()
         except OSError as error:
-            result.skipped.append(Skipped(name, str(error)))
+            skipped.append(Skipped(name, str(error)))
             continue
-        group = groups.get(raw_name, path.relative_to(root).as_posix())
-        result.examples.append(Example(name, usable, group, partial(open_picture, path)))
-    return result
+        names.append(name)
+        texts.append(usable)
+        keys.append(groups.get(raw_name, path.relative_to(root).as_posix()))
+        paths.append(str(path))
+        states.append(f"{path} {state.st_size} {state.st_mtime_ns}")
+    examples = ExampleTable(names, texts, keys, lambda index: open_picture(Path(paths[index])))
+    identity = digest(*states, *keys, *(text for one in texts for text in (*one, "")))
+    return Examples(examples, skipped, identity)
 
 
 def find_pictures(annotations: Path, names: Collection[str]) -> Path:

@@ -1,4 +1,4 @@
-"""Which captioned pictures a run uses, and what is held out of them."""
+"""Which captioned images a run uses, and what is held out of them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from invcap.data import Example, decode_pictures, load_examples, log_skipped, split_by_group
+from invcap.data import load_examples, log_skipped
+from invcap.data.example import Examples
+from invcap.data.split import check_share
 
 logger = logging.getLogger(__name__)
+MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which pictures and captions, and what is held out of them.
+    """Which images and captions, and what is held out of them.
 
     Attributes:
         data: see `invcap.data.load_examples`.
         options: of the source, such as {"wordings": 3}.
-        size: (height, width) of the pictures, pixels.
-        held_out: share of the groups of pictures that training does not see.
-        augment: moved and tinted copies of each training picture; 0 for none.
+        size: (height, width) of the images, pixels.
+        held_out: share of the groups of images that training does not see.
+        augment: moved and tinted copies of each image; 0 for none.
         seed: of the split and of the copies.
     """
 
@@ -33,21 +34,19 @@ class DataSettings:
     augment: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        height, width = self.size
+        if min(self.size) < 1 or height * width > MOST_PIXELS:
+            raise ValueError(
+                f"size must be from 1x1 to {MOST_PIXELS:,} pixels in all, got {height}x{width}"
+            )
+        check_share(self.held_out)
+        if self.augment < 0:
+            raise ValueError(f"augment must be at least 0, got {self.augment}")
 
-@dataclass(frozen=True)
-class Split:
-    """Examples with their decoded pictures, (N, H, W, 3), and who is on which side."""
 
-    examples: list[Example]
-    pixels: np.ndarray
-    train: list[int]
-    held_out: list[int]
-
-
-def load_split(settings: DataSettings) -> Split:
-    """Reads, decodes and splits the data; what cannot be used is logged."""
+def load_data(settings: DataSettings) -> Examples:
+    """Reads the listing of the data; what cannot be used is logged. No image is decoded."""
     loaded = load_examples(settings.data, **settings.options)
     log_skipped(loaded.skipped, logger)
-    pixels, examples, broken = decode_pictures(loaded.examples, settings.size, settings.data)
-    log_skipped(broken, logger)
-    return Split(examples, pixels, *split_by_group(examples, settings.held_out, settings.seed))
+    return loaded

@@ -5,13 +5,14 @@ Every combination of the factors below is one picture; a shape never has its bac
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from functools import partial
 from itertools import product
 from math import cos, pi, sin
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from invcap.data.example import Example
+from invcap.data.example import Examples, ExampleTable
+from invcap.hashing import digest
 
 COLOURS = {
     "black": (0, 0, 0),
@@ -72,7 +73,7 @@ def scenes() -> Iterator[Scene]:
             yield Scene(size, colour, shape, place, background)
 
 
-def load_shapes(wordings: int = 1) -> list[Example]:
+def load_shapes(wordings: int = 1) -> Examples:
     """Returns one example per scene, captioned in the first `wordings` of `WORDINGS`.
 
     Raises:
@@ -80,15 +81,16 @@ def load_shapes(wordings: int = 1) -> list[Example]:
     """
     if not 1 <= wordings <= len(WORDINGS):
         raise ValueError(f"wordings must be from 1 to {len(WORDINGS)}, got {wordings}")
-    return [
-        Example(
-            name="-".join(astuple(scene)).replace(" ", "_"),
-            captions=tuple(scene.caption(wording) for wording in range(wordings)),
-            group="-".join(astuple(scene)),
-            open=partial(draw, scene),
-        )
-        for scene in scenes()
-    ]
+    every = list(scenes())
+    groups = ["-".join(astuple(scene)) for scene in every]
+    examples = ExampleTable(
+        [group.replace(" ", "_") for group in groups],
+        [[scene.caption(wording) for wording in range(wordings)] for scene in every],
+        groups,
+        lambda index: draw(every[index]),
+    )
+    identity = digest(Path(__file__).read_text(encoding="utf-8"), str(wordings))
+    return Examples(examples, identity=identity)
 
 
 def draw(scene: Scene, side: int = SIDE) -> Image.Image:

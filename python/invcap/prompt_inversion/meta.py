@@ -14,7 +14,7 @@ from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.state import State
-from invcap.training.trainer import Rows
+from invcap.data.shards import Rows
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from invcap.data.shards import Rows
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion.amortised import AmortisedStart
 from invcap.prompt_inversion.objective import squared_errors
 from invcap.training.muon import Muon
-from invcap.training.trainer import Batch, Rows, TrainerSettings, train
+from invcap.training.trainer import Batch, TrainerSettings, train
 
 CAPTIONS_AT_ONCE = 512
 AVERAGE = 0.995

@@ -18,7 +18,7 @@ from invcap.prompt_inversion.axes import FILE, learn_axes, save_axes
 from invcap.prompt_inversion.embeddings import save_conditioning
 from invcap.prompt_inversion.meta import MetaSettings, reptile
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
-from invcap.training.trainer import Rows
+from invcap.data.shards import Rows
 
 PROMPTS_AT_ONCE = 64
 BASIS_OF = 2048

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invcap.files import read_tensors, write_tensors
+from invcap.hashing import check_identity
 
 
 @dataclass
@@ -18,8 +20,8 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        step: optimiser steps done.
-        history: name of a loss -> its value at each step.
+        step: optimizer steps done.
+        history: name of a term of the loss -> its value at each step.
     """
 
     step: int = 0
@@ -29,30 +31,44 @@ class Progress:
 def save_checkpoint(
     path: Path,
     module: nn.Module,
+    average: nn.Module | None,
     optimizers: Sequence[torch.optim.Optimizer],
+    scaler: torch.amp.GradScaler | None,
     progress: Progress,
-    identity: dict[str, str],
+    identity: Mapping[str, Any],
 ) -> None:
-    """Writes all that a run needs to go on, replacing the file at once.
+    """Writes all that a run needs to resume, replacing the file at once.
 
     Args:
-        identity: what must be the same for the run to go on: settings, data.
+        average: moving average of the module, if there is one.
+        scaler: of gradients in float16.
+        identity: what must be the same for the run to resume: settings, data.
     """
     tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 tensors[f"optimizer.{i}.{parameter}.{name}"] = value
     for name, values in progress.history.items():
         tensors[f"history.{name}"] = torch.tensor(values, dtype=torch.float64)
-    write_tensors(path, tensors, step=str(progress.step), identity=json.dumps(identity))
+    write_tensors(
+        path,
+        tensors,
+        step=str(progress.step),
+        identity=json.dumps(identity),
+        scaler=json.dumps(scaler.state_dict() if scaler else None),
+    )
 
 
 def load_checkpoint(
     path: Path,
     module: nn.Module,
+    average: nn.Module | None,
     optimizers: Sequence[torch.optim.Optimizer],
-    identity: dict[str, str],
+    scaler: torch.amp.GradScaler | None,
+    identity: Mapping[str, Any],
 ) -> Progress:
     """Puts back what `save_checkpoint` wrote.
 
@@ -60,20 +76,21 @@ def load_checkpoint(
         ValueError: the file is missing or broken, or belongs to a run with another identity.
     """
     tensors, metadata = read_tensors(path)
-    saved = json.loads(metadata["identity"])
-    for name, value in identity.items():
-        if saved.get(name) != value:
-            raise ValueError(
-                f"{path}: cannot go on with another {name}: the checkpoint has "
-                f"{saved.get(name)}, this run {value}"
-            )
+    if not {"step", "identity", "scaler"} <= metadata.keys():
+        raise ValueError(f"{path}: not a checkpoint of a training run")
+    check_identity(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
     module.load_state_dict(_under(tensors, "module."))
+    if average is not None:
+        average.load_state_dict(_under(tensors, "average."))
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, f"optimizer.{i}.").items():
             parameter, name = key.split(".", 1)
             state.setdefault(int(parameter), {})[name] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    saved = json.loads(metadata["scaler"])
+    if scaler is not None and saved is not None:
+        scaler.load_state_dict(saved)
     history = {name: values.tolist() for name, values in _under(tensors, "history.").items()}
     return Progress(int(metadata["step"]), history)
 

@@ -1,151 +1,264 @@
-"""A training loop that goes on exactly where it was killed."""
+"""One training loop for everything that is trained, on any device and any number of processes."""
 
 from __future__ import annotations
 
 import copy
-import logging
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from statistics import fmean
+from typing import Any, Generic, TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from invcap.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from invcap.training.muon import Muon
 
-logger = logging.getLogger(__name__)
-LOGGED_EVERY = 100
+LOGGED_EVERY = 25
+
+Batch = dict[str, Tensor]
+Draw = Callable[[torch.Generator, slice], Batch]
+Loss = Callable[[Any, Batch], dict[str, Tensor]]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """How weights are fitted.
+class TrainerSettings:
+    """How a module is trained.
 
     Attributes:
-        steps: optimiser steps.
-        learning_rate: of Muon, on matrices and convolutions; it rises, stays, and falls to zero.
-        adamw_learning_rate: of AdamW, on embeddings, norms and biases.
-        warmup: steps in which the learning rate rises.
-        decay: share of the steps, at the end, in which it falls.
-        average: decay of the moving average of weights, which is what is used.
+        steps: optimizer steps.
+        batch_size: examples a step, whatever the number of processes.
+        warmup: share of the steps in which the learning rates rise, linearly.
+        decay: share of the steps, at the end, in which they fall, linearly to zero.
+        average: decay of the moving average of the weights; 0 for none.
         max_norm: gradients are clipped to this norm.
-        checkpoint_seconds: between checkpoints.
-        seed: of weights, batches and noise.
+        gradient_accumulation: parts that a process computes its share of a batch in.
+        weights: of the terms of the loss; 1 where none is given.
+        checkpoint_every: steps between checkpoints.
+        seed: of batches and noise.
+        name: what the progress bar and messages call the training.
     """
 
     steps: int
-    learning_rate: float = 0.02
-    adamw_learning_rate: float = 2e-3
-    warmup: int = 50
-    decay: float = 0.3
-    average: float = 0.995
+    batch_size: int
+    warmup: float = 0.03
+    decay: float = 1.0
+    average: float = 0.0
     max_norm: float = 1.0
-    checkpoint_seconds: float = 60.0
+    gradient_accumulation: int = 1
+    weights: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_every: int = 250
     seed: int = 0
+    name: str = "training"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "gradient_accumulation", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def fit(
-    module: nn.Module,
-    loss_at: Callable[[nn.Module, torch.Generator], Tensor],
-    settings: FitSettings,
+class TrainingDivergedError(RuntimeError):
+    """A loss is not finite; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Module]):
+    """What `train` returns.
+
+    Attributes:
+        module: as the last step left it, in evaluation mode.
+        average: its moving average, or the module itself if none was asked for.
+        history: name of a term of the loss -> its value at each step.
+    """
+
+    module: Module
+    average: Module
+    history: dict[str, list[float]]
+
+
+class LossModule(nn.Module):
+    """A module with its loss as forward pass: what is wrapped for many processes and autocast."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.module = module
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.loss(self.module, batch)
+
+
+def train(
+    module: Module,
+    loss: Loss,
+    draw: Draw,
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: TrainerSettings,
     path: Path,
-    identity: dict[str, str],
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-    optimizers: Sequence[torch.optim.Optimizer] | None = None,
-) -> nn.Module:
-    """Trains a module in place, with a checkpoint at `path`, from which it goes on if there is one.
+    identity: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> Trained[Module]:
+    """Trains a module in place, from the checkpoint at `path` if there is one.
 
-    Every random draw depends on the seed and the step alone. A longer run may go on from a shorter
-    one's checkpoint: until the decay, their steps are the same.
+    Every random draw depends on the seed and the step alone, and every process draws the whole
+    batch's before it takes its part. So a run that was killed and resumed ends with the weights of
+    one that was not, and the number of processes changes rounding only. Parameters that no
+    optimizer holds stay as they are.
 
     Args:
-        loss_at: the loss of the module, on a batch drawn from the generator.
-        identity: what a checkpoint must have been made with.
-        on_step: called with (steps done, loss) after each step.
-        optimizers: with their peak learning rates; by default Muon on matrices and convolutions,
-            and AdamW on the rest.
-
-    Returns:
-        The moving average of the module, in evaluation mode.
+        loss: terms of the loss, each a mean over the examples of a batch.
+        draw: a batch's examples `part`, on the CPU, drawn from a generator.
+        optimizers: of the module's parameters, with their peak learning rates.
+        path: of the checkpoint.
+        identity: what a checkpoint must have been made with, as JSON has it.
+        accelerator: the device, the precision and the processes; see `start_processes`.
 
     Raises:
-        FloatingPointError: the loss is not finite.
-        ValueError: the checkpoint belongs to another run.
+        TrainingDivergedError: a loss is not finite.
+        ValueError: the checkpoint belongs to another run, or there are more processes and parts
+            than examples in a batch.
     """
-    average = copy.deepcopy(module).requires_grad_(False).eval()
-    both = nn.ModuleDict({"module": module, "average": average})
-    optimizers = list(optimizers or _optimizers(module, settings))
-    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    progress = Progress()
+    count = accelerator.num_processes * settings.gradient_accumulation
+    if count > settings.batch_size:
+        raise ValueError(
+            f"batch_size must be at least {count}, processes x gradient_accumulation, got "
+            f"{settings.batch_size}"
+        )
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = {parameter for group in groups for parameter in group["params"]}
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter in held)
+    forward = accelerator.prepare(LossModule(module.to(accelerator.device), loss))
+    average = copy.deepcopy(module).requires_grad_(False).eval() if settings.average else None
+    progress, scaler = Progress(), accelerator.scaler
+    peaks = [group["lr"] for group in groups]
     if path.exists():
-        progress = load_checkpoint(path, both, optimizers, identity)
+        progress = load_checkpoint(path, module, average, optimizers, scaler, identity)
+    mine = _parts(settings, accelerator)
+    losses: list[dict[str, Tensor]] = []
     module.train()
-    saved = time.monotonic()
-    while progress.step < settings.steps:
-        generator = torch.Generator().manual_seed((settings.seed << 32) + progress.step)
-        loss = loss_at(module, generator)
-        if not loss.isfinite():
-            raise FloatingPointError(f"the loss is {loss.item()} at step {progress.step + 1}")
-        module.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), settings.max_norm)
-        factor = _schedule(progress.step, settings)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, peak in zip(groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        for optimizer in optimizers:
-            optimizer.step()
-        progress.step += 1
-        _follow(average, module, min(settings.average, progress.step / (progress.step + 10)))
-        progress.history.setdefault("loss", []).append(loss.item())
-        on_step(progress.step, loss.item())
-        if (
-            progress.step == settings.steps
-            or time.monotonic() - saved > settings.checkpoint_seconds
-        ):
-            save_checkpoint(path, both, optimizers, progress, identity)
-            saved = time.monotonic()
+    with tqdm(
+        total=settings.steps,
+        initial=progress.step,
+        desc=settings.name,
+        disable=not accelerator.is_local_main_process,
+    ) as bar:
+        while progress.step < settings.steps:
+            for group, peak in zip(groups, peaks, strict=True):
+                group["lr"] = peak * _schedule(progress.step, settings)
+            batches = (_draw(draw, settings.seed, progress.step, p, accelerator) for p in mine)
+            shares = [(part.stop - part.start) / settings.batch_size for part in mine]
+            losses.append(take_step(forward, batches, shares, optimizers, settings, accelerator))
+            progress.step += 1
+            if average is not None:
+                _follow(
+                    average, module, min(settings.average, progress.step / (progress.step + 10))
+                )
+            last = progress.step == settings.steps
+            saves = last or progress.step % settings.checkpoint_every == 0
+            if saves or progress.step % LOGGED_EVERY == 0:
+                _record(losses, progress, settings, path, accelerator, bar)
+                losses = []
+            if saves and accelerator.is_main_process:
+                save_checkpoint(path, module, average, optimizers, scaler, progress, identity)
+    accelerator.wait_for_everyone()
     module.eval()
-    return average
+    return Trained(module, module if average is None else average, progress.history)
 
 
-def shown(bar: tqdm) -> Callable[[int, float], None]:
-    """Shows steps and the mean of the last losses on a bar, and logs them now and then."""
-    losses: deque[float] = deque(maxlen=LOGGED_EVERY)
+def take_step(
+    forward: Callable[[Batch], dict[str, Tensor]],
+    batches: Iterable[Batch],
+    shares: Sequence[float],
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: TrainerSettings,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """One step of the optimizers; nothing leaves the device.
 
-    def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        bar.update(step - bar.n)
-        bar.set_postfix(loss=f"{fmean(losses):.4f}", refresh=False)
-        if step % LOGGED_EVERY == 0:
-            logger.info("%s: step %d, loss %.4f", bar.desc, step, fmean(losses))
+    Args:
+        forward: a `LossModule`, as prepared.
+        batches: this process's parts of the batch.
+        shares: of the whole batch, that each part is.
 
-    return on_step
+    Returns:
+        This process's share of each term of the loss: their sum over processes is the mean.
+    """
+    terms: dict[str, Tensor] = {}
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
+        last = number == len(shares)
+        with nullcontext() if last else accelerator.no_sync(forward):
+            losses = forward(batch)
+            total = sum(settings.weights.get(name, 1.0) * term for name, term in losses.items())
+            # Gradients are averaged over processes, so that each part counts by its share.
+            scaled = total * (share * accelerator.num_processes)
+            (accelerator.scaler.scale(scaled) if accelerator.scaler else scaled).backward()
+        for name, term in losses.items():
+            terms[name] = terms.get(name, 0.0) + share * term.detach()
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    if accelerator.scaler:
+        for optimizer in optimizers:
+            accelerator.scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_(parameters, settings.max_norm)
+    for optimizer in optimizers:
+        accelerator.scaler.step(optimizer) if accelerator.scaler else optimizer.step()
+        optimizer.zero_grad()
+    if accelerator.scaler:
+        accelerator.scaler.update()
+    return terms
 
 
-def read_average(module: nn.Module, path: Path, identity: dict[str, str]) -> int:
-    """Loads the moving average in a checkpoint of `fit` into a module; returns its step."""
-    both = nn.ModuleDict({"module": copy.deepcopy(module), "average": module})
-    return load_checkpoint(path, both, [], identity).step
-
-
-def _optimizers(module: nn.Module, settings: FitSettings) -> list[torch.optim.Optimizer]:
-    embeddings = {m.weight for m in module.modules() if isinstance(m, nn.Embedding)}
-    matrices = [p for p in module.parameters() if p.ndim > 1 and p not in embeddings]
-    rest = [p for p in module.parameters() if p.ndim == 1 or p in embeddings]
+def _parts(settings: TrainerSettings, accelerator: Accelerator) -> list[slice]:
+    """This process's slices of a batch."""
+    count = accelerator.num_processes * settings.gradient_accumulation
+    bounds = [settings.batch_size * number // count for number in range(count + 1)]
+    first = accelerator.process_index * settings.gradient_accumulation
     return [
-        Muon(matrices, settings.learning_rate),
-        torch.optim.AdamW(rest, settings.adamw_learning_rate, betas=(0.9, 0.99), weight_decay=0),
+        slice(bounds[number], bounds[number + 1])
+        for number in range(first, first + settings.gradient_accumulation)
     ]
 
 
-def _schedule(step: int, settings: FitSettings) -> float:
-    rising = (step + 1) / settings.warmup
+def _draw(draw: Draw, seed: int, step: int, part: slice, accelerator: Accelerator) -> Batch:
+    batch = draw(torch.Generator().manual_seed((seed << 32) + step), part)
+    return {name: value.to(accelerator.device) for name, value in batch.items()}
+
+
+def _record(
+    losses: Sequence[dict[str, Tensor]],
+    progress: Progress,
+    settings: TrainerSettings,
+    path: Path,
+    accelerator: Accelerator,
+    bar: tqdm,
+) -> None:
+    """Takes the losses of the last steps from the device, into history, progress bar and logs."""
+    names = list(losses[0])
+    values = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in losses])
+    rows = accelerator.reduce(values, "sum").tolist()
+    for step, row in enumerate(rows, progress.step - len(rows) + 1):
+        for name, value in zip(names, row, strict=True):
+            if not isfinite(value):
+                kept = path if path.exists() else "none"
+                raise TrainingDivergedError(
+                    f"{settings.name}: the loss is {value} at step {step}; try a smaller learning "
+                    f"rate; the last good checkpoint is {kept}"
+                )
+            progress.history.setdefault(name, []).append(value)
+        accelerator.log(
+            {f"loss/{name}": value for name, value in zip(names, row, strict=True)}, step=step
+        )
+    shown = {name: f"{value:.4f}" for name, value in zip(names, rows[-1], strict=True)}
+    bar.set_postfix(shown, refresh=False)
+    bar.update(progress.step - bar.n)
+
+
+def _schedule(step: int, settings: TrainerSettings) -> float:
+    rising = (step + 1) / max(1, round(settings.warmup * settings.steps))
     falling = (1 - step / settings.steps) / settings.decay
     return min(1.0, rising, falling)
 
@@ -154,3 +267,5 @@ def _schedule(step: int, settings: FitSettings) -> float:
 def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
     for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
+    for slow, fast in zip(average.buffers(), module.buffers(), strict=True):
+        slow.copy_(fast)

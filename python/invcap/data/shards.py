@@ -1,0 +1,200 @@
+"""Rows of numbers and texts in shards on disk, written by all processes, mapped into memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from math import ceil
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from invcap.files import read_json, replacing, write_json
+
+logger = logging.getLogger(__name__)
+SHARD_ROWS = 2048
+COMPLETE = "complete.json"
+# A row that is read maps up to 64 kB around it, which counts as resident until the map is closed.
+MAPPED_BY_A_READ = 2**16
+MOST_MAPPED = 2**29
+
+Item = TypeVar("Item")
+
+
+class Rows(Protocol):
+    """Rows of numbers, in memory or on disk, such as a tensor (N, n)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: Tensor, /) -> Tensor:
+        """The rows whose numbers are in `chosen`, (K,) int64: (K, n) on the CPU."""
+        ...
+
+
+def write_shards(
+    items: Sequence[Item] | Iterable[Item],
+    encode: Callable[[Sequence[Item]], pa.Table],
+    folder: Path,
+    accelerator: Accelerator,
+    name: str,
+) -> list[Path]:
+    """Encodes items, 2,048 at a time, each shard in a file that is there whole or not at all.
+
+    Shards take turns among the processes. What is there already, and not broken, is not done again.
+
+    Args:
+        items: a sequence, or an iterable, which every process goes through.
+        encode: items to a table.
+        folder: of the shards, which nothing else may write to.
+        name: what the progress bar calls the items.
+
+    Returns:
+        The files, in the order of the items.
+    """
+    complete = folder / COMPLETE
+    if accelerator.is_main_process and folder.exists():
+        _remove_broken(folder)
+    accelerator.wait_for_everyone()
+    if not complete.exists():
+        shards = ceil(len(items) / SHARD_ROWS) if isinstance(items, Sequence) else None
+        done = 0
+        with tqdm(total=shards, desc=name, disable=not accelerator.is_local_main_process) as bar:
+            for number, part in enumerate(_parts(items)):
+                path = folder / f"{number:06}.arrow"
+                mine = number % accelerator.num_processes == accelerator.process_index
+                if mine and not path.exists():
+                    _write(path, encode(part))
+                done += 1
+                bar.update()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(complete, {"shards": done})
+        accelerator.wait_for_everyone()
+    return [folder / f"{number:06}.arrow" for number in range(read_json(complete)["shards"])]
+
+
+def read_column(paths: Sequence[Path], name: str) -> list[Any]:
+    """All values of a column of texts, lists or flags, in memory."""
+    return [value for path in paths for value in _open(path).column(name).to_pylist()]
+
+
+def read_metadata(paths: Sequence[Path], name: str) -> list[str]:
+    """What the shards say under a name beside their rows."""
+    return [(_open(path).schema.metadata or {})[name.encode()].decode() for path in paths]
+
+
+def numbers(values: np.ndarray) -> pa.Array:
+    """An Arrow column of rows, each of the same count of numbers: (N, ...) of any dtype."""
+    width = int(np.prod(values.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+
+
+class ShardRows:
+    """A column of numbers in shards as rows (N, n), mapped into memory.
+
+    Args:
+        paths: of the shards.
+        name: of the column.
+        width: n, numbers of a row; by default those of the column's.
+    """
+
+    def __init__(self, paths: Sequence[Path], name: str, width: int | None = None) -> None:
+        self._paths, self._name, self._width = list(paths), name, width
+        self._map()
+        counts = [len(view) for view in self._views]
+        self._ends = np.cumsum(counts)
+        self._starts = self._ends - counts
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, chosen: Tensor, /) -> Tensor:
+        wanted = chosen.numpy()
+        if self._reads * MAPPED_BY_A_READ > MOST_MAPPED:
+            self._map()
+        self._reads += len(wanted)
+        shards = np.searchsorted(self._ends, wanted, side="right")
+        first = self._views[0]
+        found = np.empty((len(wanted), first.shape[1]), first.dtype)
+        for shard in np.unique(shards):
+            here = shards == shard
+            found[here] = self._views[shard][wanted[here] - self._starts[shard]]
+        rows = torch.from_numpy(found)
+        return rows.float() if rows.dtype == torch.float16 else rows
+
+    def _map(self) -> None:
+        self._reads = 0
+        self._views = []
+        for path in self._paths:
+            column = _open(path).column(self._name)
+            width = self._width or column.type.list_size
+            values = (
+                column.chunk(0).values
+                if column.num_chunks
+                else pa.array([], column.type.value_type)
+            )
+            self._views.append(values.to_numpy().reshape(-1, width))
+
+
+class ChosenRows:
+    """Some rows of others.
+
+    Args:
+        rows: the others.
+        chosen: (N,) int64, which of them.
+    """
+
+    def __init__(self, rows: Rows, chosen: Tensor) -> None:
+        self._rows, self._chosen = rows, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, chosen: Tensor, /) -> Tensor:
+        return self._rows[self._chosen[chosen]]
+
+
+def blocks(rows: Rows, size: int = 8192) -> Iterator[Tensor]:
+    """All rows, a block at a time."""
+    for first in range(0, len(rows), size):
+        yield rows[torch.arange(first, min(first + size, len(rows)))]
+
+
+def _parts(items: Sequence[Item] | Iterable[Item]) -> Iterator[Sequence[Item]]:
+    if isinstance(items, Sequence):
+        for first in range(0, len(items), SHARD_ROWS):
+            yield items[first : first + SHARD_ROWS]
+        return
+    iterator = iter(items)
+    while part := list(islice(iterator, SHARD_ROWS)):
+        yield part
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table.combine_chunks())
+
+
+def _remove_broken(folder: Path) -> None:
+    for path in folder.glob("*.arrow"):
+        try:
+            _open(path)
+        except pa.ArrowInvalid as error:
+            logger.warning("%s: %s; computing it again", path, error)
+            path.unlink()
+            (folder / COMPLETE).unlink(missing_ok=True)
+
+
+def _open(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
