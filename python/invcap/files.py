@@ -18,8 +18,10 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        allowed = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(allowed)  # safetensors gives its files to their owner alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,34 +1,42 @@
 """A small convolutional autoencoder, with the interface of diffusers' AutoencoderTiny."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed.nn.functional as differentiable
+from accelerate import Accelerator
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from invcap.data.shards import Rows
 from invcap.training.muon import Muon
+from invcap.training.trainer import Batch, TrainerSettings, train
 
-WARMUP = 30
+PATCH = 4
 
 
 class ConvAutoencoder(ModelMixin, ConfigMixin):
     """Patches of `patch` x `patch` pixels become `latent_channels` numbers, and back.
 
-    All convolutions run at the latent's resolution, where they are cheap; batch normalisation
+    All convolutions run at the latent's resolution, where they are cheap; batch normalization
     (statistics frozen after training) keeps every latent channel at unit variance.
 
-    Shapes: pictures (N, 3, H, W) in [-1, 1]; latents (N, latent_channels, H / patch, W / patch).
+    Shapes: images (N, 3, H, W) in [-1, 1]; latents (N, latent_channels, H / patch, W / patch).
     """
 
     @register_to_config
     def __init__(
-        self, latent_channels: int = 6, patch: int = 4, channels: int = 96, blocks: int = 2
+        self, latent_channels: int = 6, patch: int = PATCH, channels: int = 96, blocks: int = 2
     ) -> None:
         super().__init__()
         pixels = 3 * patch**2
@@ -37,7 +45,7 @@ class ConvAutoencoder(ModelMixin, ConfigMixin):
             nn.Conv2d(pixels, channels, 3, padding=1),
             *(ResidualBlock(channels) for _ in range(blocks)),
             nn.Conv2d(channels, latent_channels, 1),
-            nn.BatchNorm2d(latent_channels, affine=False),
+            LatentNorm(latent_channels, affine=False),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(latent_channels, channels, 3, padding=1),
@@ -47,12 +55,12 @@ class ConvAutoencoder(ModelMixin, ConfigMixin):
             nn.PixelShuffle(patch),
         )
 
-    def encode(self, pictures: Tensor) -> AutoencoderTinyOutput:
-        """Maps pictures to latents."""
-        return AutoencoderTinyOutput(latents=self.encoder(pictures))
+    def encode(self, images: Tensor) -> AutoencoderTinyOutput:
+        """Maps images to latents."""
+        return AutoencoderTinyOutput(latents=self.encoder(images))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
-        """Maps latents to pictures."""
+        """Maps latents to images."""
         return DecoderOutput(sample=self.decoder(latents))
 
 
@@ -70,17 +78,37 @@ class ResidualBlock(nn.Module):
         return x + self.mix(F.gelu(self.spatial(x)))
 
 
+class LatentNorm(nn.BatchNorm2d):
+    """Batch normalization by the statistics of the whole batch, over all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(x)
+        axes = (0, 2, 3)
+        count = x.new_full((self.num_features,), x.numel() / self.num_features)
+        sums = torch.stack([x.sum(axes), x.square().sum(axes), count])
+        total, squares, count = differentiable.all_reduce(sums)
+        mean = total / count
+        variance = squares / count - mean.square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = (variance + self.eps).rsqrt()
+        return (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1)
+
+
 @dataclass(frozen=True)
 class AutoencoderSettings:
     """How an autoencoder is trained.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: pictures a step.
+        steps: optimizer steps.
+        batch_size: images a step.
         learning_rate: peak, for Muon on the weights, of a linear warm-up and decay.
         noise: standard deviation of what is added to latents, which have unit variance, so that
             the decoder forgives the small errors of generated ones.
-        seed: seed of weights, batches and noise.
+        seed: of weights, batches and noise.
     """
 
     steps: int = 900
@@ -89,66 +117,70 @@ class AutoencoderSettings:
     noise: float = 0.025
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"autoencoder steps must be at least 1, got {self.steps}")
+        if not (isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+
 
 def train_autoencoder(
-    pixels: np.ndarray,
+    pixels: Rows,
+    size: tuple[int, int],
     latent_channels: int,
     settings: AutoencoderSettings,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    path: Path,
+    identity: dict[str, Any],
+    accelerator: Accelerator,
 ) -> ConvAutoencoder:
-    """Trains a `ConvAutoencoder` to reproduce pictures.
+    """Trains a `ConvAutoencoder` to reproduce images, from the checkpoint at `path` if it is there.
 
     Args:
-        pixels: (N, H, W, 3), uint8.
+        pixels: (N, H * W * 3), uint8.
+        size: (H, W).
         latent_channels: numbers per patch.
-        on_step: called with (steps done, squared error) after each step.
+        identity: what the checkpoint must have been made with.
 
     Returns:
         The autoencoder, in evaluation mode.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        TrainingDivergedError: the loss is not finite.
     """
+    height, width = size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = ConvAutoencoder(latent_channels).train()
-        model.to(memory_format=torch.channels_last)
-        weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-        biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
-        optimizers = [
-            Muon(weights, settings.learning_rate),
-            torch.optim.AdamW(biases, settings.learning_rate / 10, weight_decay=0),
-        ]
-        schedules = [
-            torch.optim.lr_scheduler.LambdaLR(
-                optimizer, lambda step: min((step + 1) / WARMUP, 1 - step / settings.steps)
-            )
-            for optimizer in optimizers
-        ]
-        for step in range(1, settings.steps + 1):
-            chosen = torch.randint(len(pixels), (settings.batch_size,)).numpy()
-            pictures = to_unit_range(pixels[chosen])
-            latents = model.encode(pictures).latents
-            noisy = latents + settings.noise * torch.randn_like(latents)
-            loss = F.mse_loss(model.decode(noisy).sample, pictures)
-            if not loss.isfinite():
-                raise FloatingPointError(f"autoencoder: the loss is {loss.item()} at step {step}")
-            model.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                schedule.step()
-            on_step(step, loss.item())
-    return model.eval()
+        model = ConvAutoencoder(latent_channels).to(memory_format=torch.channels_last)
+    latent_shape = (latent_channels, height // PATCH, width // PATCH)
+
+    def draw(generator: torch.Generator, part: slice) -> Batch:
+        chosen = torch.randint(len(pixels), (settings.batch_size,), generator=generator)
+        noise = torch.randn(settings.batch_size, *latent_shape, generator=generator)
+        return {"pixels": pixels[chosen[part]].view(-1, *size, 3), "noise": noise[part]}
+
+    def loss(model: ConvAutoencoder, batch: Batch) -> dict[str, Tensor]:
+        images = to_unit_range(batch["pixels"])
+        noisy = model.encode(images).latents + settings.noise * batch["noise"]
+        return {"error": F.mse_loss(model.decode(noisy).sample, images)}
+
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    optimizers = [
+        Muon(weights, settings.learning_rate),
+        torch.optim.AdamW(biases, settings.learning_rate / 10, weight_decay=0),
+    ]
+    trainer = TrainerSettings(
+        settings.steps, settings.batch_size, seed=settings.seed, name="autoencoder"
+    )
+    return train(model, loss, draw, optimizers, trainer, path, identity, accelerator).module
 
 
-def to_unit_range(pixels: np.ndarray) -> Tensor:
+def to_unit_range(pixels: np.ndarray | Tensor) -> Tensor:
     """(N, H, W, 3) bytes to (N, 3, H, W) floats in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.as_tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_bytes(pictures: Tensor) -> np.ndarray:
+def to_bytes(images: Tensor) -> np.ndarray:
     """(N, 3, H, W) floats in [-1, 1] to (N, H, W, 3) bytes; what lies outside is clipped."""
-    scaled = ((pictures.float() + 1) * 127.5).round().clamp(0, 255)
+    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,7 +1,10 @@
-"""The frozen picture encoder: pictures to latents and back."""
+"""The frozen image encoder: images to latents and back."""
 
 from __future__ import annotations
 
+import tempfile
+from functools import cached_property
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +12,22 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from invcap.encoders.autoencoder import ConvAutoencoder, to_bytes, to_unit_range
+from invcap.encoders.autoencoder import PATCH, ConvAutoencoder, to_bytes, to_unit_range
 from invcap.encoders.sentences import SentenceEncoder
-from invcap.files import read_json
+from invcap.files import read_json, replacing
+from invcap.hashing import fingerprint
 
 Autoencoder = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
 AUTOENCODERS = {kind.__name__: kind for kind in (ConvAutoencoder, AutoencoderKL, AutoencoderTiny)}
 BATCH = 256
 
 
-class PictureEncoder:
-    """A frozen autoencoder at one size of picture.
+class ImageEncoder:
+    """A frozen autoencoder at one size of image.
 
     Args:
         autoencoder: a `ConvAutoencoder`, or diffusers' `AutoencoderKL` or `AutoencoderTiny`.
-        size: (height, width) of the pictures, pixels.
+        size: (height, width) of the images, pixels.
     """
 
     def __init__(self, autoencoder: Autoencoder, size: tuple[int, int]) -> None:
@@ -35,26 +39,52 @@ class PictureEncoder:
     @property
     def features(self) -> int:
         """Numbers of a latent."""
-        return int(np.prod(self.latent_shape))
+        return prod(self.latent_shape)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights; see `invcap.hashing.fingerprint`."""
+        return fingerprint(self.autoencoder)
+
+    def to(self, device: torch.device | str) -> ImageEncoder:
+        """Moves the autoencoder to a device, in place."""
+        self.autoencoder.to(device)
+        return self
 
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
-        """Maps pictures, (N, H, W, 3) bytes, to latents, (N, features) float32."""
-        batches = (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+        """Maps images, (N, H, W, 3) bytes, to latents, (N, features), on the encoder's device."""
+        batches = torch.from_numpy(pixels).split(BATCH)
         device = self.autoencoder.device
-        return torch.cat([self._encode(to_unit_range(b).to(device)).flatten(1) for b in batches])
+        return torch.cat([self._encode(to_unit_range(b.to(device))).flatten(1) for b in batches])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Maps latents, (N, features), to pictures, (N, H, W, 3) bytes."""
-        shaped = latents.reshape(-1, *self.latent_shape)
+        """Maps latents, (N, features), to images, (N, H, W, 3) bytes."""
+        shaped = latents.to(self.autoencoder.device).reshape(-1, *self.latent_shape)
         return np.concatenate(
             [to_bytes(self.autoencoder.decode(batch).sample) for batch in shaped.split(BATCH)]
         )
 
-    def _encode(self, pictures: Tensor) -> Tensor:
-        encoded = self.autoencoder.encode(pictures)
-        return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    def _encode(self, images: Tensor) -> Tensor:
+        encoded = self.autoencoder.encode(images)
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return latents.float()
+
+
+def conv_channels(size: tuple[int, int], features: int) -> int:
+    """Channels of a `ConvAutoencoder`'s latents that make `features` numbers of an image.
+
+    Raises:
+        ValueError: there is no such whole number.
+    """
+    cells, rest = (size[0] // PATCH) * (size[1] // PATCH), size[0] % PATCH + size[1] % PATCH
+    if rest or cells == 0 or features % cells:
+        raise ValueError(
+            f"size must give {features} / (height / {PATCH} * width / {PATCH}) whole latent "
+            f"channels, such as 32x32 for 384, got {size[0]}x{size[1]}"
+        )
+    return features // cells
 
 
 def load_autoencoder(name: str) -> Autoencoder:
@@ -75,17 +105,28 @@ def load_autoencoder(name: str) -> Autoencoder:
         raise ValueError(f"{name}: neither a folder nor a model that loads: {error}") from None
 
 
-def check_features(pictures: PictureEncoder, sentences: SentenceEncoder) -> None:
+def save_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
+    """Writes an autoencoder as diffusers does, config.json last."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        autoencoder.save_pretrained(temporary)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(Path(temporary).iterdir(), key=lambda path: path.suffix == ".json"):
+            with replacing(folder / file.name) as unfinished:
+                file.replace(unfinished)
+
+
+def check_features(images: ImageEncoder, sentences: SentenceEncoder) -> None:
     """Raises ValueError, naming sizes that would fit, unless latent and embedding agree."""
-    if pictures.features == sentences.features:
+    if images.features == sentences.features:
         return
-    channels, latent_height, latent_width = pictures.latent_shape
-    height, width = pictures.size
+    channels, latent_height, latent_width = images.latent_shape
+    height, width = images.size
     sizes = fitting_sizes(
         sentences.features, channels, height // latent_height, width // latent_width
     )
     raise ValueError(
-        f"pictures of {height} x {width} give latents of {pictures.features} numbers, but the "
+        f"images of {height} x {width} give latents of {images.features} numbers, but the "
         f"sentence encoder {sentences.name} gives {sentences.features}; "
         + (
             f"sizes that fit, height x width: {', '.join(f'{h}x{w}' for h, w in sizes)}"
