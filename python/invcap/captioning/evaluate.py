@@ -1,4 +1,4 @@
-"""What a captioner does on pictures it has not seen."""
+"""What a captioner does on images it has not seen."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from torch.nn import functional as F
 from invcap.captioning.model import InvertibleCaptioner, squared_distances
 from invcap.captioning.pairs import Pairs
 
-QUERIES_AT_ONCE = 1024
+DISTANCES_AT_ONCE = 2**24
 
 
 @torch.no_grad()
 def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
-    """Measures both directions of a captioner on held-out pairs.
+    """Measures both directions of a captioner on held-out pairs in memory.
 
     Returns:
         "caption": mean squared error between f(latent) and the caption's embedding, over pairs;
-        shares of pictures with one of their own captions nearest of all (`r_at_1`), and among
-        the ten nearest. "generation": the same of f^-1(embedding) and the picture's latent, each
-        caption retrieving among all pictures. "round_trip": max |f^-1(f(x)) - x|. Latents and
+        shares of images with one of their own captions nearest of all (`r_at_1`), and among
+        the ten nearest. "generation": the same of f^-1(embedding) and the image's latent, each
+        caption retrieving among all images. "round_trip": max |f^-1(f(x)) - x|. Latents and
         embeddings have unit variance, so that 1 is what always answering the mean gets.
     """
-    x = model.latents(held_out.latents)
-    e = model.embeddings(held_out.embeddings)
-    picture, caption = held_out.picture, held_out.caption
+    device = model.device
+    x = model.latent_scaler(held_out.latents.to(device))
+    e = model.embedding_scaler(held_out.embeddings.to(device))
+    image, caption = held_out.image.to(device), held_out.caption.to(device)
     found, drawn = model.network(x), model.network.inverse(e)
     return {
         "caption": {
-            "mse": F.mse_loss(found[picture], e[caption]).item(),
-            **_recall(found, e, picture, caption),
+            "mse": F.mse_loss(found[image], e[caption]).item(),
+            **_recall(found, e, image, caption),
         },
         "generation": {
-            "latent_mse": F.mse_loss(drawn[caption], x[picture]).item(),
-            **_recall(drawn, x, caption, picture),
+            "latent_mse": F.mse_loss(drawn[caption], x[image]).item(),
+            **_recall(drawn, x, caption, image),
         },
         "round_trip": {"max_abs_error": (model.network.inverse(found) - x).abs().max().item()},
     }
@@ -44,16 +45,16 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
 
 def _recall(queries: Tensor, targets: Tensor, query: Tensor, target: Tensor) -> dict[str, float]:
     """Shares of queries with one of their targets, as pairs (query, target) say, nearest."""
-    own = torch.zeros(len(queries), len(targets), dtype=torch.bool)
-    own[query, target] = True
-    nearest = torch.cat(
-        [
-            squared_distances(some, targets).topk(min(10, len(targets)), largest=False).indices
-            for some in queries.split(QUERIES_AT_ONCE)
-        ]
-    )
-    hits = own.gather(1, nearest)
+    own = query * len(targets) + target
+    hits = []
+    numbers = torch.arange(len(queries), device=queries.device)
+    for some in numbers.split(max(1, DISTANCES_AT_ONCE // len(targets))):
+        nearest = squared_distances(queries[some], targets).topk(
+            min(10, len(targets)), largest=False
+        )
+        hits.append(torch.isin(some[:, None] * len(targets) + nearest.indices, own))
+    found = torch.cat(hits)
     return {
-        "r_at_1": hits[:, 0].float().mean().item(),
-        "r_at_10": hits.any(1).float().mean().item(),
+        "r_at_1": found[:, 0].float().mean().item(),
+        "r_at_10": found.any(1).float().mean().item(),
     }

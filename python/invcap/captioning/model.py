@@ -1,9 +1,10 @@
-"""The invertible captioner: one network between picture latents and sentence embeddings."""
+"""The invertible captioner: one network between image latents and sentence embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +14,43 @@ from PIL import Image
 from torch import Tensor
 
 from invcap.captioning.compose import compositions
-from invcap.captioning.pairs import save_autoencoder
+from invcap.captioning.scaler import Scaler
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
-from invcap.encoders.images import PictureEncoder, check_features, load_autoencoder
+from invcap.encoders.images import ImageEncoder, check_features, load_autoencoder, save_autoencoder
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, read_tensors, write_json, write_tensors
 from invcap_ext import InvertibleNetwork
 
 FORMAT = 1
 ROUNDS = 2
-Picture = Image.Image | str | Path
+CANDIDATES_AT_ONCE = 65_536
+ImageSource = Image.Image | str | Path
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence found for a picture.
+    """A sentence found for an image.
 
     Attributes:
         text: the sentence.
-        score: minus the mean squared distance between its embedding and the picture's, both
-            standardised: 0 is exact, about -2 is what two unrelated sentences have.
+        score: minus the mean squared distance between its embedding and the image's, both
+            standardized: 0 is exact, about -2 is what two unrelated sentences have.
     """
 
     text: str
     score: float
 
 
-@dataclass(frozen=True)
-class Standardiser:
-    """x -> (x - mean) / deviation, feature by feature; mean, deviation: (n,)."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> Standardiser:
-        """Takes the statistics of rows (N, n); a feature that never varies keeps its scale."""
-        deviation = rows.std(0, correction=0)
-        return cls(rows.mean(0), torch.where(deviation > 1e-6, deviation, 1.0))
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean) / self.deviation
-
-    def inverse(self, rows: Tensor) -> Tensor:
-        return rows * self.deviation + self.mean
-
-
 class InvertibleCaptioner:
-    """Captions pictures, and runs the same weights backwards to draw pictures from sentences.
+    """Captions images, and runs the same weights backwards to draw images from sentences.
 
     Args:
-        network: f, from standardised latents to standardised embeddings.
-        pictures, sentences: the frozen encoders.
-        latents, embeddings: their statistics on the training split.
-        bank: sentences that `caption` chooses from.
-        bank_embeddings: (len(bank), n), as `sentences` gives them.
+        network: f, from standardized latents to standardized embeddings.
+        image_encoder, sentence_encoder: the frozen encoders.
+        latent_scaler, embedding_scaler: statistics of the training split.
+        candidates: sentences that `caption` chooses from.
+        candidate_embeddings: (len(candidates), n), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
@@ -77,100 +59,124 @@ class InvertibleCaptioner:
     def __init__(
         self,
         network: InvertibleNetwork,
-        pictures: PictureEncoder,
-        sentences: SentenceEncoder,
-        latents: Standardiser,
-        embeddings: Standardiser,
-        bank: Sequence[str],
-        bank_embeddings: Tensor,
+        image_encoder: ImageEncoder,
+        sentence_encoder: SentenceEncoder,
+        latent_scaler: Scaler,
+        embedding_scaler: Scaler,
+        candidates: Sequence[str],
+        candidate_embeddings: Tensor,
         sigma: float = 0.0,
     ) -> None:
-        check_features(pictures, sentences)
+        check_features(image_encoder, sentence_encoder)
         self.network = network.eval().requires_grad_(False)
-        self.pictures = pictures
-        self.sentences = sentences
-        self.latents = latents
-        self.embeddings = embeddings
+        self.image_encoder = image_encoder
+        self.sentence_encoder = sentence_encoder
+        self.latent_scaler = latent_scaler
+        self.embedding_scaler = embedding_scaler
         self.sigma = sigma
-        self.bank = list(bank)
-        self.bank_embeddings = bank_embeddings
+        self.candidates = list(candidates)
+        self.candidate_embeddings = candidate_embeddings
 
-    def set_bank(self, captions: Sequence[str]) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.layers[0].lu.device
+
+    def to(self, device: torch.device | str) -> InvertibleCaptioner:
+        """Moves the network and the encoders to a device, in place."""
+        self.network.to(device)
+        self.image_encoder.to(device)
+        self.sentence_encoder.to(device)
+        self.latent_scaler = self.latent_scaler.to(device)
+        self.embedding_scaler = self.embedding_scaler.to(device)
+        return self
+
+    def set_candidates(self, captions: Sequence[str]) -> None:
         """Replaces the sentences that `caption` chooses from."""
         if not captions:
             raise ValueError("captions must hold at least one sentence, got none")
-        self.bank = list(captions)
-        self.bank_embeddings = self.sentences.encode(self.bank)
+        self.candidates = list(captions)
+        self.candidate_embeddings = self.sentence_encoder.encode(self.candidates).cpu()
 
-    def caption(self, images: Picture | Sequence[Picture], top_k: int = 1) -> list[list[Caption]]:
-        """Finds the sentences of the bank nearest to each picture, best first.
+    def caption(
+        self, images: ImageSource | Sequence[ImageSource], top_k: int = 1
+    ) -> list[list[Caption]]:
+        """Finds the candidates nearest to each image, best first.
 
         Args:
-            images: pictures or paths, of any size: they are scaled and centre-cropped.
-            top_k: how many sentences for each, at most the size of the bank.
+            images: images or paths, of any size: they are scaled and centre-cropped.
+            top_k: how many sentences for each, at most the number of candidates.
         """
-        if not 1 <= top_k <= len(self.bank):
-            raise ValueError(f"top_k must be from 1 to {len(self.bank)}, got {top_k}")
-        targets = self.embeddings(self.bank_embeddings)
-        return _nearest(self.embed(images), self.bank, targets, top_k)
+        if not 1 <= top_k <= len(self.candidates):
+            raise ValueError(f"top_k must be from 1 to {len(self.candidates)}, got {top_k}")
+        return self._nearest_candidates(self.embed(images), top_k)
 
     def compose(
-        self, images: Picture | Sequence[Picture], top_k: int = 1, near: int = 16, kept: int = 4
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        top_k: int = 1,
+        near: int = 16,
+        kept: int = 4,
     ) -> list[list[Caption]]:
-        """Finds sentences nearer to each picture than those of the bank, made of their parts.
+        """Finds sentences nearer to each image than the candidates, made of their parts.
 
         Args:
             images: as of `caption`.
-            top_k: how many sentences for each at most; some may be the bank's own.
-            near: sentences of the bank that parts are taken from.
+            top_k: how many sentences for each at most; some may be candidates.
+            near: candidates that parts are taken from.
             kept: of the best sentences so far, that parts are put into, twice.
         """
         found = []
-        known = self.embeddings(self.bank_embeddings)
         for embedding in self.embed(images)[:, None]:
-            (best,) = _nearest(embedding, self.bank, known, min(near, len(self.bank)))
+            (best,) = self._nearest_candidates(embedding, min(near, len(self.candidates)))
             sources = [caption.text for caption in best]
             for _ in range(ROUNDS):
                 texts = [caption.text for caption in best]
                 texts = list(dict.fromkeys([*texts, *compositions(texts[:kept], sources)]))
-                targets = self.embeddings(self.sentences.encode(texts))
-                (best,) = _nearest(embedding, texts, targets, min(max(near, top_k), len(texts)))
+                targets = self.embedding_scaler(self.sentence_encoder.encode(texts))
+                distances = squared_distances(embedding, targets)
+                (best,) = _captions(distances, texts, min(max(near, top_k), len(texts)))
             found.append(best[:top_k])
         return found
 
-    def embed(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Maps pictures to standardised sentence embeddings, (P, n)."""
-        return self.network(self.latents(self.pictures.encode(self._pixels(images))))
+    @torch.no_grad()
+    def embed(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
+        """Maps images to standardized sentence embeddings, (P, n)."""
+        return self.network(self.latent_scaler(self.image_encoder.encode(self._pixels(images))))
 
+    @torch.no_grad()
     def generate(
         self,
         texts: str | Sequence[str],
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> list[Image.Image]:
-        """Draws a picture for each sentence, by the network's inverse.
+        """Draws an image for each sentence, by the network's inverse.
 
         Args:
             texts: sentences.
             temperature: 0 inverts the embedding itself; above, embeddings are drawn about it with
                 deviation temperature * sigma (objective "likelihood").
-            generator: of those draws.
+            generator: of those draws, on the CPU.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if not all(text.strip() for text in texts):
+        if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"texts must hold sentences, got {texts!r}")
+        if not (isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if temperature and not self.sigma:
             raise ValueError(
                 f"temperature must be 0 for a model that learned no sigma (objective "
                 f"'likelihood' learns one), got {temperature}"
             )
-        e = self.embeddings(self.sentences.encode(texts))
-        e = e + temperature * self.sigma * torch.randn(e.shape, generator=generator)
-        return self.draw(self.network.inverse(e))
+        e = self.embedding_scaler(self.sentence_encoder.encode(texts))
+        noise = torch.randn(e.shape, generator=generator)
+        return self.draw(self.network.inverse(e + temperature * self.sigma * noise.to(e.device)))
 
     def draw(self, x: Tensor) -> list[Image.Image]:
-        """Decodes standardised latents, (N, n), to pictures."""
-        return [Image.fromarray(p) for p in self.pictures.decode(self.latents.inverse(x))]
+        """Decodes standardized latents, (N, n), to images."""
+        pixels = self.image_encoder.decode(self.latent_scaler.inverse(x))
+        return [Image.fromarray(image) for image in pixels]
 
     def save_pretrained(self, folder: str | Path, **facts: Any) -> None:
         """Writes the model into a folder: safetensors and JSON, config.json last.
@@ -179,20 +185,24 @@ class InvertibleCaptioner:
             facts: what else config.json shall say, such as the training settings.
         """
         folder = Path(folder)
-        save_autoencoder(self.pictures.autoencoder, folder / "autoencoder")
-        write_json(folder / "captions.json", self.bank)
-        write_tensors(folder / "captions.safetensors", {"embeddings": self.bank_embeddings.half()})
+        save_autoencoder(self.image_encoder.autoencoder, folder / "autoencoder")
+        write_json(folder / "captions.json", self.candidates)
+        embeddings = self.candidate_embeddings.half()
+        write_tensors(folder / "captions.safetensors", {"embeddings": embeddings})
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for side, scale in (("latents", self.latents), ("embeddings", self.embeddings)):
-            tensors |= {f"{side}.mean": scale.mean, f"{side}.deviation": scale.deviation}
+        for side, scaler in (
+            ("latents", self.latent_scaler),
+            ("embeddings", self.embedding_scaler),
+        ):
+            tensors |= {f"{side}.mean": scaler.mean, f"{side}.deviation": scaler.deviation}
         write_tensors(folder / "model.safetensors", tensors)
         config = {
             "format": FORMAT,
             "features": self.network.features,
             "depth": len(self.network.layers),
             "negative_slope": self.network.layers[0].negative_slope,
-            "picture_size": list(self.pictures.size),
-            "sentence_encoder": self.sentences.name,
+            "picture_size": list(self.image_encoder.size),
+            "sentence_encoder": self.sentence_encoder.name,
             "sigma": self.sigma,
         }
         write_json(folder / "config.json", config | facts)
@@ -223,30 +233,39 @@ class InvertibleCaptioner:
         )
         return cls(
             network,
-            PictureEncoder(
+            ImageEncoder(
                 load_autoencoder(str(folder / "autoencoder")), tuple(config["picture_size"])
             ),
             SentenceEncoder(config["sentence_encoder"]),
-            Standardiser(tensors["latents.mean"], tensors["latents.deviation"]),
-            Standardiser(tensors["embeddings.mean"], tensors["embeddings.deviation"]),
+            Scaler(tensors["latents.mean"], tensors["latents.deviation"]),
+            Scaler(tensors["embeddings.mean"], tensors["embeddings.deviation"]),
             read_json(folder / "captions.json"),
-            read_tensors(folder / "captions.safetensors")[0]["embeddings"].float(),
+            read_tensors(folder / "captions.safetensors")[0]["embeddings"],
             config["sigma"],
         )
 
-    def _pixels(self, images: Picture | Sequence[Picture]) -> np.ndarray:
-        images = [images] if isinstance(images, Image.Image | str | Path) else list(images)
-        return np.stack([fit_picture(_open(image), self.pictures.size) for image in images])
+    def _nearest_candidates(self, embeddings: Tensor, top_k: int) -> list[list[Caption]]:
+        """Looks through the candidates, a part of them at a time."""
+        parts = []
+        for part in self.candidate_embeddings.split(CANDIDATES_AT_ONCE):
+            targets = self.embedding_scaler(part.to(embeddings))
+            parts.append(squared_distances(embeddings, targets))
+        return _captions(torch.cat(parts, 1), self.candidates, top_k)
+
+    def _pixels(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
+        images = [images] if isinstance(images, ImageSource) else list(images)
+        if not images:
+            raise ValueError("images must hold at least one image, got none")
+        return np.stack([fit_picture(_open(image), self.image_encoder.size) for image in images])
 
 
-def _open(image: Picture) -> Image.Image:
+def _open(image: ImageSource) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else open_picture(Path(image))
 
 
-def _nearest(
-    embeddings: Tensor, texts: Sequence[str], targets: Tensor, top_k: int
-) -> list[list[Caption]]:
-    found = squared_distances(embeddings, targets).topk(top_k, largest=False)
+def _captions(distances: Tensor, texts: Sequence[str], top_k: int) -> list[list[Caption]]:
+    """The nearest of some texts, for distances (P, len(texts))."""
+    found = distances.topk(top_k, largest=False)
     return [
         [Caption(texts[i], -d) for d, i in zip(ds, indices, strict=True)]
         for ds, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)

@@ -1,133 +1,112 @@
-"""Captioned pictures as tensors: latents, embeddings, and who belongs to whom."""
+"""Captioned images as latents and embeddings, and who belongs to whom."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from invcap.data import Example
-from invcap.encoders.autoencoder import AutoencoderSettings, train_autoencoder
-from invcap.encoders.images import Autoencoder, PictureEncoder, load_autoencoder
+from invcap.data.encode import EncodedImages
+from invcap.data.shards import ChosenRows, Rows, ShardRows, numbers, write_shards
 from invcap.encoders.sentences import SentenceEncoder
-from invcap.files import read_tensors, write_tensors
-from invcap.hashing import digest, fingerprint
-
-logger = logging.getLogger(__name__)
+from invcap.hashing import digest
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """N pictures and M different captions of n numbers each, as the frozen encoders give them.
+    """N images and M different captions of n numbers each, as the frozen encoders give them.
 
     Attributes:
-        names: what reports call the pictures.
-        pixels: (N, H, W, 3), uint8.
-        latents: (N, n) float32.
+        names: what reports call the images.
+        latents: (N * variants, n), the variants of an image in a row, the image itself first.
         captions: M different sentences.
-        embeddings: (M, n) float32.
-        picture, caption: (P,) int64; pair p is picture[p] with caption[p], sorted by picture.
+        embeddings: (M, n).
+        image, caption: (P,) int64; pair p is image[p] with caption[p], sorted by image.
+        variants: of each image.
+        pngs: the images as files, where they are kept.
+        identity: of the numbers: other pairs have another one.
     """
 
-    names: list[str]
-    pixels: np.ndarray
-    latents: Tensor
-    captions: list[str]
-    embeddings: Tensor
-    picture: Tensor
+    names: Sequence[str]
+    latents: Rows
+    captions: Sequence[str]
+    embeddings: Rows
+    image: Tensor
     caption: Tensor
-
-    def subset(self, pictures: Sequence[int]) -> Pairs:
-        """Returns the pairs of some pictures; captions that no picture has any more are dropped."""
-        chosen = torch.as_tensor(pictures, dtype=torch.int64)
-        new_picture = torch.full((len(self.names),), -1).index_put(
-            (chosen,), torch.arange(len(chosen))
-        )
-        kept = (new_picture[self.picture] >= 0).nonzero().flatten()
-        kept = kept[new_picture[self.picture[kept]].argsort(stable=True)]
-        captions, caption = self.caption[kept].unique(return_inverse=True)
-        return Pairs(
-            names=[self.names[i] for i in pictures],
-            pixels=self.pixels[chosen.numpy()],
-            latents=self.latents[chosen],
-            captions=[self.captions[i] for i in captions],
-            embeddings=self.embeddings[captions],
-            picture=new_picture[self.picture[kept]],
-            caption=caption,
-        )
-
-    def fingerprint(self) -> str:
-        """A hash of all that training sees."""
-        return digest(self.latents, self.embeddings, self.picture, self.caption)
+    variants: int = 1
+    pngs: Sequence[bytes | None] = ()
+    identity: str = ""
 
 
-def encode_pairs(
-    examples: Sequence[Example],
-    pixels: np.ndarray,
-    pictures: PictureEncoder,
+def encode_captions(
+    captions: Sequence[str],
     sentences: SentenceEncoder,
     cache: Path,
-) -> Pairs:
-    """Encodes pictures, (N, H, W, 3) bytes, and the captions of their examples."""
-    captions = list(dict.fromkeys(caption for e in examples for caption in e.captions))
-    index = {caption: i for i, caption in enumerate(captions)}
-    return Pairs(
-        names=[example.name for example in examples],
-        pixels=pixels,
-        latents=cached_latents(pictures, pixels, cache),
-        captions=captions,
-        embeddings=_cached(
-            cache / f"embeddings-{digest(fingerprint(sentences.model), *captions)}.safetensors",
-            lambda: sentences.encode(captions, progress=True),
-        ),
-        picture=torch.tensor([i for i, e in enumerate(examples) for _ in e.captions]),
-        caption=torch.tensor([index[caption] for e in examples for caption in e.captions]),
-    )
+    accelerator: Accelerator,
+    dtype: str = "float32",
+) -> ShardRows:
+    """The embeddings of captions, (M, d), on disk, or those that were encoded before.
+
+    Args:
+        dtype: of the numbers on disk, `float32` or `float16`.
+    """
+    folder = cache / f"captions-{digest(sentences.fingerprint, dtype, *captions)}"
+
+    def table(part: Sequence[str]) -> pa.Table:
+        embeddings = sentences.encode(part).cpu().numpy().astype(dtype)
+        return pa.table({"embedding": numbers(embeddings)})
+
+    shards = write_shards(captions, table, folder, accelerator, "captions")
+    return ShardRows(shards, "embedding")
 
 
-def cached_latents(pictures: PictureEncoder, pixels: np.ndarray, cache: Path) -> Tensor:
-    """Encodes pictures, (N, H, W, 3) bytes, or finds their latents, (N, n), encoded before."""
-    key = digest(fingerprint(pictures.autoencoder), pixels)
-    return _cached(cache / f"latents-{key}.safetensors", lambda: pictures.encode(pixels))
-
-
-def cached_autoencoder(
-    pixels: np.ndarray,
-    latent_channels: int,
-    settings: AutoencoderSettings,
+def make_pairs(
+    images: EncodedImages,
+    sentences: SentenceEncoder,
     cache: Path,
-    on_step: Callable[[int, float], None],
-) -> Autoencoder:
-    """Trains a `ConvAutoencoder` on pictures, or finds the one trained on them before."""
-    folder = cache / f"autoencoder-{digest(str(settings), str(latent_channels), pixels)}"
-    if not (folder / "config.json").exists():
-        trained = train_autoencoder(pixels, latent_channels, settings, on_step)
-        save_autoencoder(trained, folder)
-    return load_autoencoder(str(folder))
+    accelerator: Accelerator,
+    dtype: str = "float32",
+) -> tuple[Pairs, Pairs]:
+    """The training pairs, which stay on disk, and the held-out ones, which are in memory."""
+    every = list(dict.fromkeys(caption for said in images.captions for caption in said))
+    known = {caption: number for number, caption in enumerate(every)}
+    embeddings = encode_captions(every, sentences, cache, accelerator, dtype)
+    latents = images.rows()
+    sides = [torch.from_numpy(np.flatnonzero(images.held_out == side)) for side in (False, True)]
+    pngs = images.pngs() if len(sides[1]) else []
+    found = []
+    for side, chosen in zip(("train", "held out"), sides, strict=True):
+        said = [images.captions[index] for index in chosen.tolist()]
+        image = torch.arange(len(said)).repeat_interleave(torch.tensor([len(one) for one in said]))
+        caption = torch.tensor([known[text] for one in said for text in one])
+        used, caption = caption.unique(return_inverse=True)
+        first = chosen * images.variants
+        variants = torch.arange(images.variants if side == "train" else 1)
+        found.append(
+            Pairs(
+                names=[images.names[index] for index in chosen.tolist()],
+                latents=ChosenRows(latents, (first[:, None] + variants).flatten()),
+                captions=[every[index] for index in used.tolist()],
+                embeddings=ChosenRows(embeddings, used),
+                image=image,
+                caption=caption,
+                variants=len(variants),
+                pngs=[] if side == "train" else [pngs[index] for index in chosen.tolist()],
+                identity=digest(images.identity, sentences.fingerprint, dtype, side),
+            )
+        )
+    training, held_out = found
+    return training, in_memory(held_out)
 
 
-def save_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
-    """Writes an autoencoder as diffusers does, config.json last."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    autoencoder.save_pretrained(temporary)
-    folder.mkdir(exist_ok=True)
-    for file in sorted(temporary.iterdir(), key=lambda path: path.suffix == ".json"):
-        file.replace(folder / file.name)
-    temporary.rmdir()
-
-
-def _cached(path: Path, compute: Callable[[], Tensor]) -> Tensor:
-    if path.exists():
-        try:
-            return read_tensors(path)[0]["values"]
-        except ValueError as error:
-            logger.warning("%s; computing it again", error)
-    values = compute()
-    write_tensors(path, {"values": values})
-    return values
+def in_memory(pairs: Pairs) -> Pairs:
+    """The same pairs with their numbers as tensors."""
+    latents = pairs.latents[torch.arange(len(pairs.latents))]
+    embeddings = pairs.embeddings[torch.arange(len(pairs.embeddings))]
+    return Pairs(**{**vars(pairs), "latents": latents, "embeddings": embeddings})

@@ -1,4 +1,4 @@
-"""report.html: the figures, the curves and the pictures of a training run."""
+"""report.html: the figures, the curves and the images of a training run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from invcap.captioning.model import InvertibleCaptioner, squared_distances
 from invcap.captioning.pairs import Pairs
-from invcap.files import replacing, write_text
+from invcap.data.encode import decode_png
+from invcap.figures import write_figure
+from invcap.files import write_text
 
 SHOWN = 16
 SHOWN_ON_SHEET = 8
@@ -27,13 +30,13 @@ SMOOTHING = 25
 
 @dataclass(frozen=True)
 class Shown:
-    """One held-out picture, (H, W, 3) bytes, and what both directions make of it.
+    """One held-out image, (H, W, 3) bytes, and what both directions make of it.
 
     Attributes:
         sentence: its caption.
         found: the nearest of all held-out captions.
         right: whether `found` is one of its own.
-        picture: as it came.
+        image: as it came.
         decoded: by the autoencoder alone.
         drawn: from the sentence, by the network's inverse.
         round_trip: through the network and back.
@@ -42,7 +45,7 @@ class Shown:
     sentence: str
     found: str
     right: bool
-    picture: np.ndarray
+    image: np.ndarray
     decoded: np.ndarray
     drawn: np.ndarray
     round_trip: np.ndarray
@@ -57,10 +60,10 @@ def write_report(
     settings: dict[str, Any],
     seed: int,
 ) -> None:
-    """Writes report.html, one file with its pictures inside, and samples.png into `output`."""
+    """Writes report.html, one file with its images inside, and samples.png into `output`."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(held_out.names), generator=generator)[:SHOWN].tolist()
-    shown = _show(model, held_out.subset(chosen), held_out)
+    shown = _show(model, held_out, chosen)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("invcap.captioning", "."), autoescape=True
     )
@@ -73,30 +76,32 @@ def write_report(
         shown=shown,
     )
     write_text(output / "report.html", page)
-    with replacing(output / "samples.png") as temporary:
-        _sheet(shown[:SHOWN_ON_SHEET]).savefig(temporary, format="png", dpi=110)
+    write_figure(output / "samples.png", _sheet(shown[:SHOWN_ON_SHEET]))
 
 
 @torch.no_grad()
-def _show(model: InvertibleCaptioner, chosen: Pairs, held_out: Pairs) -> list[Shown]:
-    own: list[list[int]] = [[] for _ in chosen.names]
-    for picture, caption in zip(chosen.picture.tolist(), chosen.caption.tolist(), strict=True):
-        own[picture].append(caption)
-    x = model.latents(chosen.latents)
-    e = model.embeddings(chosen.embeddings[[captions[0] for captions in own]])
+def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) -> list[Shown]:
+    def decoded(x: Tensor) -> np.ndarray:
+        return model.image_encoder.decode(model.latent_scaler.inverse(x))
+
+    own = [held_out.caption[held_out.image == index].tolist() for index in chosen]
+    x = model.latent_scaler(held_out.latents[torch.tensor(chosen)].to(model.device))
+    targets = model.embedding_scaler(held_out.embeddings.to(model.device))
     found = model.network(x)
-    nearest = squared_distances(found, model.embeddings(held_out.embeddings)).argmin(1)
-    decoded, drawn, round_trips = (
-        model.pictures.decode(model.latents.inverse(latents))
-        for latents in (x, model.network.inverse(e), model.network.inverse(found))
-    )
-    result = []
-    for i, captions in enumerate(own):
-        sentences = [chosen.captions[caption] for caption in captions]
-        answer = held_out.captions[nearest[i]]
-        pictures = (chosen.pixels[i], decoded[i], drawn[i], round_trips[i])
-        result.append(Shown(sentences[0], answer, answer in sentences, *pictures))
-    return result
+    nearest = squared_distances(found, targets).argmin(1).tolist()
+    drawn = decoded(model.network.inverse(targets[[captions[0] for captions in own]]))
+    round_trips = decoded(model.network.inverse(found))
+    columns = zip(chosen, own, nearest, decoded(x), drawn, round_trips, strict=True)
+    return [
+        Shown(
+            held_out.captions[captions[0]],
+            held_out.captions[answer],
+            answer in captions,
+            decode_png(held_out.pngs[index]),
+            *images,
+        )
+        for index, captions, answer, *images in columns
+    ]
 
 
 def _data_url(pixels: np.ndarray) -> str:
@@ -126,9 +131,9 @@ def _sheet(shown: Sequence[Shown]) -> Figure:
     axes = figure.subplots(2, len(shown), squeeze=False)
     for (above, below), one in zip(axes.T, shown, strict=True):
         above.set_title(textwrap.fill(one.sentence, 28), fontsize=8)
-        for axis, pixels in ((above, one.picture), (below, one.drawn)):
+        for axis, pixels in ((above, one.image), (below, one.drawn)):
             axis.imshow(pixels)
             axis.set(xticks=[], yticks=[])
-    axes[0, 0].set_ylabel("held-out picture")
+    axes[0, 0].set_ylabel("held-out image")
     axes[1, 0].set_ylabel("drawn from the sentence")
     return figure

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-import logging
+import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import log10
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+import yaml
+from accelerate import Accelerator
 
 from invcap.captioning.evaluate import evaluate
-from invcap.captioning.model import InvertibleCaptioner, Standardiser
-from invcap.captioning.pairs import cached_autoencoder, cached_latents, encode_pairs
+from invcap.captioning.model import InvertibleCaptioner
+from invcap.captioning.pairs import make_pairs
 from invcap.captioning.report import write_report
-from invcap.captioning.train import CHECKPOINT, CaptionsOf, TrainSettings, train_network
-from invcap.data.augment import augmented
-from invcap.data.settings import DataSettings, load_split
-from invcap.encoders.autoencoder import AutoencoderSettings
-from invcap.encoders.images import PictureEncoder, check_features, load_autoencoder
+from invcap.captioning.scaler import Scaler
+from invcap.captioning.train import CHECKPOINT, TrainSettings, train_network
+from invcap.data.encode import EncodedImages, decode_png, encode_images, training_pixels
+from invcap.data.example import Examples
+from invcap.data.settings import DataSettings, load_data
+from invcap.data.shards import ShardRows, blocks
+from invcap.data.split import split_by_group
+from invcap.encoders.autoencoder import AutoencoderSettings, train_autoencoder
+from invcap.encoders.images import (
+    Autoencoder,
+    ImageEncoder,
+    check_features,
+    conv_channels,
+    load_autoencoder,
+    save_autoencoder,
+)
 from invcap.encoders.sentences import MINILM, SentenceEncoder
-from invcap.files import write_json
+from invcap.files import write_json, write_text
+from invcap.hashing import digest
 
-logger = logging.getLogger(__name__)
-PATCH = 4
+RECORD = "run.yaml"
+WRITTEN = (
+    RECORD,
+    CHECKPOINT,
+    "autoencoder",
+    "captions.json",
+    "captions.safetensors",
+    "config.json",
+    "metrics.json",
+    "model.safetensors",
+    "report.html",
+    "samples.png",
+    "tensorboard",
+)
+AUTOENCODER_IMAGES = 25_000
+STORAGE = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -34,43 +62,20 @@ class EncoderSettings:
     """The frozen encoders.
 
     Attributes:
-        autoencoder: folder or hub name; None to train a small one on the training pictures.
+        autoencoder: folder or hub name; None to train a small one on the training images.
         sentence_encoder: sentence-transformers folder or name; "minilm" is installed.
         training: how the small autoencoder is trained.
+        storage: dtype of latents and embeddings on disk, `float32` or `float16`.
     """
 
     autoencoder: str | None = None
     sentence_encoder: str = MINILM
     training: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    storage: str = "float32"
 
-
-def make_picture_encoder(
-    pixels: np.ndarray, features: int, settings: EncoderSettings, cache: Path
-) -> PictureEncoder:
-    """Loads the autoencoder that the settings name, or trains one on pictures (N, H, W, 3).
-
-    Raises:
-        ValueError: pictures of this size have no latent of `features` numbers.
-    """
-    size = pixels.shape[1:3]
-    if settings.autoencoder is not None:
-        return PictureEncoder(load_autoencoder(settings.autoencoder), size)
-    cells, rest = (size[0] // PATCH) * (size[1] // PATCH), size[0] % PATCH + size[1] % PATCH
-    if rest or cells == 0 or features % cells:
-        raise ValueError(
-            f"size must give {features} / (height / {PATCH} * width / {PATCH}) whole latent "
-            f"channels, such as 32x32 for 384, got {size[0]}x{size[1]}"
-        )
-    with tqdm(total=settings.training.steps, desc="autoencoder") as bar:
-
-        def on_step(step: int, loss: float) -> None:
-            bar.update()
-            bar.set_postfix(mse=f"{loss:.4f}", refresh=False)
-
-        autoencoder = cached_autoencoder(
-            pixels, features // cells, settings.training, cache, on_step
-        )
-    return PictureEncoder(autoencoder, size)
+    def __post_init__(self) -> None:
+        if self.storage not in STORAGE:
+            raise ValueError(f"storage must be one of {', '.join(STORAGE)}, got {self.storage!r}")
 
 
 def train(
@@ -79,79 +84,206 @@ def train(
     encoders: EncoderSettings,
     settings: TrainSettings,
     cache: Path,
+    accelerator: Accelerator,
     resume: bool = False,
+    overwrite: bool = False,
+    configuration: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains a captioner and writes it, its metrics and its report into `output`.
+
+    Args:
+        resume: resume the run that `output` holds, if it holds one.
+        overwrite: remove what an earlier run wrote there, once the data can be used.
+        configuration: what `run.yaml` shall say.
 
     Returns:
         What metrics.json says.
 
     Raises:
-        ValueError: the data or a setting cannot be used, or `output` holds a run and `resume`
-            is false.
+        ValueError: the data or a setting cannot be used, or `output` holds a run and neither
+            `resume` nor `overwrite` is true.
         TrainingDivergedError: a loss is not finite.
     """
-    if not resume and (output / CHECKPOINT).exists():
+    if not (resume or overwrite) and any((output / name).exists() for name in WRITTEN):
         raise ValueError(f"{output}: holds a run already; resume it, or give another folder")
     started = time.perf_counter()
-    split = load_split(data)
-    training_pixels = split.pixels[split.train]
-    variants = augmented(training_pixels, data.augment, data.seed)
-    sentences = SentenceEncoder(encoders.sentence_encoder)
-    flat = variants.reshape(-1, *training_pixels.shape[1:])
-    pictures = make_picture_encoder(flat, sentences.features, encoders, cache)
-    check_features(pictures, sentences)
-    pairs = encode_pairs(split.examples, split.pixels, pictures, sentences, cache)
-    training, held_out = pairs.subset(split.train), pairs.subset(split.held_out)
-    training_latents = training.latents[:, None]
-    if data.augment:
-        copies = cached_latents(pictures, variants[:, 1:].reshape(-1, *flat.shape[1:]), cache)
-        copies = copies.view(len(training_latents), data.augment, -1)
-        training_latents = torch.cat([training_latents, copies], 1)
-    latents, embeddings = Standardiser.of(training.latents), Standardiser.of(training.embeddings)
+    source = load_examples_to_split(data)
+    sentences = SentenceEncoder(encoders.sentence_encoder).to(accelerator.device)
+    encoder = make_image_encoder(source, data, sentences.features, encoders, cache, accelerator)
+    check_features(encoder, sentences)
+    images = encode(source, data, encoder, cache, accelerator, encoders.storage)
+    training, held_out = make_pairs(images, sentences, cache, accelerator, encoders.storage)
+    latent_scaler, embedding_scaler = Scaler.of(training.latents), Scaler.of(training.embeddings)
+    if accelerator.is_main_process:
+        if overwrite:
+            remove_run(output)
+        text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
+        write_text(output / RECORD, text)
+    accelerator.wait_for_everyone()
     prepared = time.perf_counter()
 
-    with (
-        SummaryWriter(str(output / "tensorboard")) as board,
-        tqdm(total=settings.steps, desc="training") as bar,
-    ):
-
-        def on_step(step: int, losses: dict[str, float]) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix({name: f"{v:.4f}" for name, v in losses.items()}, refresh=False)
-            for name, value in losses.items():
-                board.add_scalar(f"loss/{name}", value, step)
-
-        trainee, progress = train_network(
-            latents(training_latents),
-            embeddings(training.embeddings),
-            CaptionsOf(training.picture, training.caption),
-            settings,
-            output,
-            resume,
-            data_fingerprint=training.fingerprint(),
-            on_step=on_step,
-        )
-    model = InvertibleCaptioner(
-        trainee.network,
-        pictures,
-        sentences,
-        latents,
-        embeddings,
-        training.captions,
-        training.embeddings,
-        sigma=trainee.log_sigma.exp().item() if settings.objective == "likelihood" else 0.0,
+    accelerator.init_trackers("invcap")
+    trained = train_network(
+        training, latent_scaler, embedding_scaler, settings, output, accelerator
     )
-    facts = {"data": asdict(data), "training": asdict(settings)}
-    model.save_pretrained(output, **facts)
-    trained = time.perf_counter()
-    metrics = evaluate(model, held_out)
-    metrics["seconds"] = {
-        "prepare": prepared - started,
-        "train": trained - prepared,
-        "evaluate": time.perf_counter() - trained,
-    }
-    write_json(output / "metrics.json", metrics)
-    shown = {**asdict(data), **asdict(settings), "seed": settings.seed}
-    write_report(output, model, held_out, metrics, progress.history, shown, settings.seed)
+    accelerator.end_training()
+    finished = time.perf_counter()
+    metrics: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        module = trained.module
+        model = InvertibleCaptioner(
+            module.network,
+            encoder,
+            sentences,
+            latent_scaler,
+            embedding_scaler,
+            training.captions,
+            torch.cat([block.half() for block in blocks(training.embeddings)]),
+            sigma=module.log_sigma.exp().item() if settings.objective == "likelihood" else 0.0,
+        ).to(accelerator.device)
+        model.save_pretrained(output, data=asdict(data), training=asdict(settings))
+        metrics = evaluate(model, held_out)
+        metrics["seconds"] = {
+            "prepare": prepared - started,
+            "train": finished - prepared,
+            "evaluate": time.perf_counter() - finished,
+        }
+        shown = {**asdict(data), **asdict(settings)}
+        write_report(output, model, held_out, metrics, trained.history, shown, settings.seed)
+        write_json(output / "metrics.json", metrics)
+    accelerator.wait_for_everyone()
     return metrics
+
+
+def train_small_autoencoder(
+    output: Path,
+    data: DataSettings,
+    features: int,
+    settings: AutoencoderSettings,
+    cache: Path,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Trains a `ConvAutoencoder` and writes it into `output`.
+
+    Returns:
+        Its folder, the shape of a latent, and the peak signal-to-noise ratio of held-out images.
+
+    Raises:
+        ValueError: the data or a setting cannot be used.
+    """
+    source = load_examples_to_split(data)
+    encoders = EncoderSettings(training=settings)
+    encoder = make_image_encoder(source, data, features, encoders, cache, accelerator)
+    images = encode(source, data, encoder, cache, accelerator)
+    error = held_out_error(images, encoder)
+    if accelerator.is_main_process:
+        save_autoencoder(encoder.autoencoder, output)
+    psnr = 20 * log10(255) - 10 * log10(error)
+    return {"autoencoder": str(output), "latent_shape": encoder.latent_shape, "psnr": psnr}
+
+
+def evaluate_captioner(
+    model: InvertibleCaptioner, data: DataSettings, cache: Path, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Measures both directions of a captioner on the held-out part of some data."""
+    source = load_examples_to_split(data)
+    images = encode(source, data, model.image_encoder, cache, accelerator)
+    _, held_out = make_pairs(images, model.sentence_encoder, cache, accelerator)
+    return evaluate(model, held_out)
+
+
+def load_examples_to_split(data: DataSettings) -> Examples:
+    """The examples of some data; of a sequence, both sides of the split have some."""
+    source = load_data(data)
+    if isinstance(source.examples, Sequence):
+        split_by_group(source.examples, data.held_out, data.seed)
+    return source
+
+
+def make_image_encoder(
+    source: Examples,
+    data: DataSettings,
+    features: int,
+    settings: EncoderSettings,
+    cache: Path,
+    accelerator: Accelerator,
+) -> ImageEncoder:
+    """Loads the autoencoder that the settings name, or trains one on training images.
+
+    Raises:
+        ValueError: images of this size have no latent of `features` numbers.
+    """
+    if settings.autoencoder is not None:
+        autoencoder = load_autoencoder(settings.autoencoder)
+    else:
+        channels = conv_channels(data.size, features)
+        pixels = training_pixels(source, data, AUTOENCODER_IMAGES, cache, accelerator)
+        autoencoder = cached_autoencoder(
+            pixels, data.size, channels, settings.training, cache, accelerator
+        )
+    return ImageEncoder(autoencoder.to(accelerator.device), data.size)
+
+
+def cached_autoencoder(
+    pixels: ShardRows,
+    size: tuple[int, int],
+    latent_channels: int,
+    settings: AutoencoderSettings,
+    cache: Path,
+    accelerator: Accelerator,
+) -> Autoencoder:
+    """Trains a `ConvAutoencoder` on images, or finds the one trained on them before."""
+    identity = {**asdict(settings), "channels": latent_channels, "pixels": pixels.identity}
+    folder = cache / f"autoencoder-{digest(str(identity))}"
+    if not (folder / "config.json").exists():
+        path = folder / CHECKPOINT
+        trained = train_autoencoder(
+            pixels, size, latent_channels, settings, path, identity, accelerator
+        )
+        if accelerator.is_main_process:
+            save_autoencoder(trained, folder)
+            path.unlink()
+    accelerator.wait_for_everyone()
+    return load_autoencoder(str(folder))
+
+
+def encode(
+    source: Examples,
+    data: DataSettings,
+    encoder: ImageEncoder,
+    cache: Path,
+    accelerator: Accelerator,
+    storage: str = "float32",
+) -> EncodedImages:
+    """The latents of all images, on disk, or those that were encoded before."""
+    return encode_images(
+        source,
+        data,
+        lambda pixels: encoder.encode(pixels).cpu().numpy(),
+        encoder.features,
+        encoder.fingerprint,
+        cache,
+        accelerator,
+        storage,
+    )
+
+
+def held_out_error(images: EncodedImages, encoder: ImageEncoder) -> float:
+    """Mean squared error of held-out images decoded from their latents, in pixel values."""
+    rows, pngs = images.rows(), images.pngs()
+    total, count = 0.0, 0
+    for number in np.flatnonzero(images.held_out).tolist():
+        decoded = encoder.decode(rows[torch.tensor([number * images.variants])])[0]
+        difference = decoded.astype(float) - decode_png(pngs[number])
+        total, count = total + (difference**2).sum(), count + difference.size
+    return total / count
+
+
+def remove_run(output: Path) -> None:
+    """Removes what an earlier run wrote, and nothing else."""
+    for name in WRITTEN:
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

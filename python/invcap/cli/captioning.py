@@ -40,6 +40,8 @@ def evaluate(
     picture_column: PictureColumn = None,
     caption_column: CaptionColumn = None,
     group_column: GroupColumn = None,
+    streaming: Streaming = False,
+    device: Device = "auto",
     cache: Cache = DEFAULT_CACHE,
     seed: Seed = 0,
     as_json: Json = False,
@@ -49,45 +51,46 @@ def evaluate(
     The split depends on the share, the seed and the data alone: give those of the training.
     """
     from invcap.captioning import InvertibleCaptioner
-    from invcap.captioning.evaluate import evaluate as measure
-    from invcap.captioning.pairs import encode_pairs
-    from invcap.data.settings import DataSettings, load_split
+    from invcap.captioning.run import evaluate_captioner
+    from invcap.data.settings import DataSettings
+    from invcap.training.devices import start_processes
 
-    captioner = InvertibleCaptioner.from_pretrained(model)
-    options = source_options(wordings, pictures, picture_column, caption_column, group_column)
-    split = load_split(DataSettings(data, options, captioner.pictures.size, held_out, seed=seed))
-    pairs = encode_pairs(
-        [split.examples[i] for i in split.held_out],
-        split.pixels[split.held_out],
-        captioner.pictures,
-        captioner.sentences,
-        cache,
+    processes = start_processes(device)
+    captioner = InvertibleCaptioner.from_pretrained(model).to(processes.device)
+    options = source_options(
+        wordings, pictures, picture_column, caption_column, group_column, streaming
     )
-    print_metrics(measure(captioner, pairs), as_json)
+    size = captioner.image_encoder.size
+    settings = DataSettings(data, options, size, held_out, seed=seed)
+    metrics = evaluate_captioner(captioner, settings, cache, processes)
+    if processes.is_main_process:
+        print_metrics(metrics, as_json)
 
 
 @app.command(epilog="Example: `invcap caption runs/demo picture.png --top-k 3`")
 def caption(
     model: Model,
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Image files.")],
     captions: Annotated[
         Path | None,
         typer.Option(help="File of sentences to choose from, one a line; else the training ones."),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Sentences for each picture.")] = 1,
+    top_k: Annotated[int, typer.Option(help="Sentences for each image.")] = 1,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Finds the sentence nearest to each picture."""
+    """Finds the sentence nearest to each image."""
     import torch
 
     from invcap.captioning import InvertibleCaptioner
+    from invcap.training.devices import resolve_device
 
     torch.manual_seed(seed)
-    captioner = InvertibleCaptioner.from_pretrained(model)
+    captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
     if captions is not None:
         lines = (line.strip() for line in captions.read_text(encoding="utf-8").splitlines())
-        captioner.set_bank(list(dict.fromkeys(filter(None, lines))))
+        captioner.set_candidates(list(dict.fromkeys(filter(None, lines))))
     found = captioner.caption(pictures, top_k)
     result = [
         {"picture": str(picture), "captions": [asdict(c) for c in best]}
@@ -105,25 +108,26 @@ def caption(
 def generate(
     model: Model,
     texts: Annotated[list[str], typer.Argument(help="Sentences.")],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures, 0000.png and so on.")],
+    output: Annotated[Path, typer.Option(help="Folder for the images, 0000.png and so on.")],
     temperature: Annotated[
         float, typer.Option(help="Above 0, sample (models of the objective `likelihood`).")
     ] = 0.0,
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Draws a picture for each sentence, by running the network backwards."""
+    """Draws an image for each sentence, by running the network backwards."""
     import torch
 
     from invcap.captioning import InvertibleCaptioner
-    from invcap.files import replacing
+    from invcap.figures import write_image
+    from invcap.training.devices import resolve_device
 
-    captioner = InvertibleCaptioner.from_pretrained(model)
+    captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
     drawn = captioner.generate(texts, temperature, torch.Generator().manual_seed(seed))
     result = []
     for index, (text, picture) in enumerate(zip(texts, drawn, strict=True)):
         path = output / f"{index:04}.png"
-        with replacing(path) as temporary:
-            picture.save(temporary, format="PNG")
+        write_image(path, picture)
         result.append({"text": text, "picture": str(path)})
     print_result("\n".join(f"{r['picture']}\t{r['text']}" for r in result), result, as_json)

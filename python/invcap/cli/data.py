@@ -31,4 +31,5 @@ def emoji(
 
     summary = write_emoji(output, **given(font=font))
     result = {"folder": str(output), "pictures": summary.pictures, "groups": summary.groups}
-    print_result(f"{output}: {summary.pictures} images in {summary.groups} groups", [result], as_json)
+    text = f"{output}: {summary.pictures} images in {summary.groups} groups"
+    print_result(text, [result], as_json)

@@ -91,6 +91,16 @@ def source_options(
     )
 
 
+def configuration(context: typer.Context) -> dict[str, Any]:
+    """The options that a command was given or took by default, as its `--config` reads them."""
+    elsewhere = ("config", "output", "resume", "overwrite", "as_json")
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in context.params.items()
+        if name not in elsewhere and value not in (None, [])
+    }
+
+
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Makes a YAML file's values the defaults of a command's options.
 

@@ -26,6 +26,7 @@ from invcap.cli.options import (
     Size,
     Streaming,
     Wordings,
+    configuration,
     given,
     parse_size,
     source_options,
@@ -44,6 +45,7 @@ ReportTo = Annotated[
 
 @app.command(epilog="Example: `invcap train --data shapes --output runs/shapes`")
 def train(
+    context: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for the model, metrics and report.")],
     config: Config = None,
     data: Data = "shapes",
@@ -89,6 +91,9 @@ def train(
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    storage: Annotated[
+        str, typer.Option(help="Numbers of latents and embeddings on disk: `float32`, `float16`.")
+    ] = "float32",
     device: Device = "auto",
     precision: Precision = "float32",
     gradient_accumulation: Accumulation = 1,
@@ -127,7 +132,7 @@ def train(
             checkpoint_every=checkpoint_every,
         ),
     )
-    encoders = run.EncoderSettings(autoencoder, sentence_encoder)
+    encoders = run.EncoderSettings(autoencoder, sentence_encoder, storage=storage)
     training = replace(encoders.training, seed=seed, **given(steps=autoencoder_steps))
     options = source_options(
         wordings, pictures, picture_column, caption_column, group_column, streaming
@@ -142,6 +147,7 @@ def train(
         processes,
         resume,
         overwrite,
+        configuration(context),
     )
     if processes.is_main_process:
         print_metrics(metrics, as_json)
@@ -171,19 +177,22 @@ def train_autoencoder(
     from invcap.encoders.autoencoder import AutoencoderSettings
     from invcap.training.devices import start_processes
 
-    result = run.train_autoencoder(
+    options = source_options(pictures=pictures)
+    processes = start_processes(device)
+    result = run.train_small_autoencoder(
         output,
-        DataSettings(data, source_options(pictures=pictures), parse_size(size), held_out, seed=seed),
+        DataSettings(data, options, parse_size(size), held_out, seed=seed),
         features,
         AutoencoderSettings(seed=seed, **given(steps=steps, noise=noise)),
         cache,
-        start_processes(device),
+        processes,
     )
-    print_result(
-        f"{output}: latents of {result['latent_shape']}, held-out PSNR {result['psnr']:.1f} dB",
-        [result],
-        as_json,
-    )
+    if processes.is_main_process:
+        print_result(
+            f"{output}: latents of {result['latent_shape']}, held-out PSNR {result['psnr']:.1f} dB",
+            [result],
+            as_json,
+        )
 
 
 @app.command(epilog="Example: `invcap train-starts --model runs/my-sd --output runs/my-sd/starts`")

@@ -64,7 +64,12 @@ class EncodedImages:
         """What the encoder gave, (N * variants, n): the variants of an image in a row."""
         return ShardRows(self.shards, "encoded", self.width)
 
-    def pixels(self) -> list[bytes | None]:
+    @property
+    def identity(self) -> str:
+        """Other images, encoders or settings have another one."""
+        return self.shards[0].parent.name
+
+    def pngs(self) -> list[bytes | None]:
         """Held-out images as PNG at the size that was encoded; None for others."""
         return read_column(self.shards, "png")
 
@@ -180,6 +185,11 @@ def _training(
         return islice((e for e in examples if not held_out(e, settings)), most)
     train, _ = split_by_group(examples, settings.held_out, settings.seed)
     return [examples[index] for index in train[:: -(-len(train) // most)]]
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    """The pixels of an image that `EncodedImages.pngs` gave, (H, W, 3) uint8."""
+    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]))
 
 
 def _png(pixels: np.ndarray) -> bytes:

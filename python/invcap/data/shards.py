@@ -112,6 +112,11 @@ class ShardRows:
         self._ends = np.cumsum(counts)
         self._starts = self._ends - counts
 
+    @property
+    def identity(self) -> str:
+        """Other rows have another one."""
+        return self._paths[0].parent.name
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import ProjectConfiguration
 
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 TRACKERS = ("tensorboard", "wandb", "none")
@@ -67,6 +68,8 @@ def start_processes(
         cpu=where.type == "cpu",
         mixed_precision=PRECISIONS[precision],
         log_with=None if report_to == "none" else report_to,
-        project_dir=output,
+        project_config=ProjectConfiguration(str(output), str(output / "tensorboard"))
+        if output
+        else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAITS)],
     )
