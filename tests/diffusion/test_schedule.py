@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch.distributions import Normal, kl_divergence
 
 from invcap.diffusion.schedule import NoiseSchedule
@@ -91,8 +92,10 @@ def test_velocity_and_noise_tell_the_same():
     ],
 )
 def test_a_schedule_that_has_no_bound_is_refused(alphas_cumprod, prediction, message):
+    scheduler = DDIMScheduler(prediction_type=prediction)
+    scheduler.alphas_cumprod = alphas_cumprod
     with pytest.raises(ValueError, match=message):
-        NoiseSchedule(alphas_cumprod, prediction)
+        NoiseSchedule.of(scheduler)
 
 
 def test_an_unknown_weighting_is_refused():

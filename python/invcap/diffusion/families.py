@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.stable_diffusion import StableDiffusion
@@ -51,6 +51,15 @@ def frozen(pipeline: Any) -> FrozenTextToImage:
     kind = type(pipeline).__name__
     check_supported("pipeline", kind)
     return SUPPORTED[kind](pipeline)
+
+
+def stable_diffusion(**components: Any) -> FrozenTextToImage:
+    """The networks of a Stable Diffusion as a frozen model.
+
+    Args:
+        components: of `StableDiffusionPipeline`: vae, text_encoder, tokenizer, unet, scheduler.
+    """
+    return StableDiffusion(StableDiffusionPipeline(**components, **StableDiffusion.load_options))
 
 
 def check_supported(name: str, kind: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from invcap.data import fit_picture
 from invcap.data.pictures import open_picture, to_rgb
+from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.schedule import NoiseSchedule
 from invcap.encoders.autoencoder import to_unit_range
@@ -22,6 +23,7 @@ from invcap.hashing import fingerprint, signature
 
 ImageSource = Image.Image | str | Path
 MAX_BATCH = 32
+NEUTRAL = "a picture"
 
 
 class FrozenTextToImage(ABC):
@@ -91,27 +93,25 @@ class FrozenTextToImage(ABC):
 
     @property
     @abstractmethod
-    def tokenizer(self) -> Any:
-        """Splits prompts into tokens."""
-
-    @property
-    @abstractmethod
     def token_table(self) -> Tensor:
         """The vector of every token, (tokens, d) float32."""
 
+    @property
     @abstractmethod
-    def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        """The numbers of the prompts' tokens, padded, (N, T)."""
+    def word_tokens(self) -> Sequence[int]:
+        """The numbers of the tokens that are whole words: no parts of words, no bytes."""
 
     @abstractmethod
-    def encode_tokens(self, ids: Tensor, positions: slice, vectors: Tensor) -> Conditioning:
-        """Encodes prompts some of whose tokens are replaced by vectors, differentiably.
+    def tokenize(self, prompt: str) -> list[int]:
+        """The numbers of a prompt's tokens, without those of its start and end."""
 
-        Args:
-            ids: (N, T).
-            positions: which tokens are replaced.
-            vectors: (N, n, d), of the n tokens at `positions`.
-        """
+    @abstractmethod
+    def read_tokens(self, ids: Tensor) -> list[str]:
+        """The text of N prompts of n tokens, (N, n)."""
+
+    @abstractmethod
+    def encode_tokens(self, vectors: Tensor) -> Conditioning:
+        """Encodes N prompts of n tokens, whose vectors (N, n, d) are given, differentiably."""
 
     @abstractmethod
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -125,6 +125,13 @@ class FrozenTextToImage(ABC):
         Returns:
             (N, C, h, w) float32.
         """
+
+    def conditioning_of(self, optimized: Tensor) -> Conditioning:
+        """N prompts by the tensor that inversions optimize; the others are those of `NEUTRAL`."""
+        others = {}
+        if len(self.conditioning_shapes) > 1:
+            others = self.encode_prompts([NEUTRAL])[[0] * len(optimized)].tensors
+        return Conditioning({**others, self.optimized: optimized})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -154,6 +161,7 @@ class FrozenTextToImage(ABC):
     def to(self, *where: Any) -> FrozenTextToImage:
         """Moves the model to a device or casts it to a dtype, in place."""
         self.pipeline.to(*where)
+        self.__dict__.pop("fingerprint", None)
         return self
 
     def check_size(self, size: tuple[int, int]) -> None:
@@ -161,6 +169,10 @@ class FrozenTextToImage(ABC):
         unit = self.pixels_per_latent
         if min(size) < 1 or any(side % unit for side in size):
             raise ValueError(f"size must be multiples of {unit} pixels, got {size[0]} x {size[1]}")
+        if size[0] * size[1] > MOST_PIXELS:
+            raise ValueError(
+                f"size must have at most {MOST_PIXELS:,} pixels, got {size[0]} x {size[1]}"
+            )
 
     @torch.no_grad()
     def encode_images(
@@ -176,9 +188,9 @@ class FrozenTextToImage(ABC):
             ValueError: there is no image, a file is not one, or the size does not fit the
                 autoencoder.
         """
-        images = as_images(images)
         size = size or self.size
         self.check_size(size)
+        images = as_images(images)
         return torch.cat(
             [
                 self.encode_pixels(to_unit_range(fit_picture(image, size)[None].copy()))

@@ -79,10 +79,7 @@ def draw_samples(
     first, end = timestep_range or (0, len(schedule))
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    if not 0 <= first < end <= len(schedule):
-        raise ValueError(
-            f"timestep_range must lie within 0 and {len(schedule)}, got {first} to {end}"
-        )
+    check_timestep_range(schedule, (first, end))
     if density is None:
         weights = schedule.weights("elbo")[first:end]
         density = UNIFORM_SHARE / len(weights) + (1 - UNIFORM_SHARE) * weights / weights.sum()
@@ -92,6 +89,15 @@ def draw_samples(
     steps = torch.searchsorted(density.cumsum(0), u.double()).clamp(max=len(density) - 1)
     noise = torch.randn(count, *shape, generator=generator)
     return NoiseSamples(first + steps, noise, 1 / density[steps])
+
+
+def check_timestep_range(schedule: NoiseSchedule, timestep_range: tuple[int, int]) -> None:
+    """Raises ValueError unless a range of steps, (first, end), is one of a schedule."""
+    first, end = timestep_range
+    if not 0 <= first < end <= len(schedule):
+        raise ValueError(
+            f"timestep_range must lie within 0 and {len(schedule)}, got {first} to {end}"
+        )
 
 
 def standard_error(terms: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,9 @@ from transformers import CLIPTokenizer
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
+
+WORD_END = "</w>"
+ONE_LETTER_WORDS = ("a", "i")
 
 
 class StableDiffusion(FrozenTextToImage):
@@ -49,11 +53,22 @@ class StableDiffusion(FrozenTextToImage):
 
     @property
     def tokenizer(self) -> CLIPTokenizer:
+        """Splits prompts into tokens."""
         return self.pipeline.tokenizer
 
     @property
     def token_table(self) -> Tensor:
         return self.pipeline.text_encoder.get_input_embeddings().weight.float()
+
+    @cached_property
+    def word_tokens(self) -> Sequence[int]:
+        found = []
+        for token, number in self.tokenizer.get_vocab().items():
+            word = token.removesuffix(WORD_END)
+            whole = word != token and word.isascii() and word.isalpha()
+            if whole and (len(word) > 1 or word in ONE_LETTER_WORDS):
+                found.append(number)
+        return sorted(found)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -86,20 +101,24 @@ class StableDiffusion(FrozenTextToImage):
         predicted = self.pipeline.unet(noisy.to(self.dtype), steps, hidden).sample
         return self.schedule.to(noisy.device).noise_of(predicted.to(noisy.dtype), noisy, steps)
 
-    def token_ids(self, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokenizer(list(prompts), padding="max_length", return_tensors="pt").input_ids
-        return ids.to(self.device)
+    def tokenize(self, prompt: str) -> list[int]:
+        return self.tokenizer(prompt, add_special_tokens=False).input_ids
 
-    def encode_tokens(self, ids: Tensor, positions: slice, vectors: Tensor) -> Conditioning:
+    def read_tokens(self, ids: Tensor) -> list[str]:
+        return [text.strip() for text in self.tokenizer.batch_decode(ids)]
+
+    def encode_tokens(self, vectors: Tensor) -> Conditioning:
+        tokenizer, count = self.tokenizer, vectors.shape[1]
+        shape = (len(vectors), tokenizer.model_max_length)
+        ids = torch.full(shape, tokenizer.pad_token_id, device=vectors.device)
+        ids[:, 0], ids[:, 1 + count] = tokenizer.bos_token_id, tokenizer.eos_token_id
         text_encoder = self.pipeline.text_encoder
-        with _replaced_embeddings(text_encoder, positions, vectors):
+        with _replaced_embeddings(text_encoder, slice(1, 1 + count), vectors):
             return Conditioning({"prompt_embeds": text_encoder(ids)[0].float()})
 
 
 @contextmanager
-def _replaced_embeddings(
-    text_encoder: Any, positions: slice, vectors: Tensor
-) -> Iterator[None]:
+def _replaced_embeddings(text_encoder: Any, positions: slice, vectors: Tensor) -> Iterator[None]:
     def replace(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
         changed = embedded.clone()
         changed[:, positions] = vectors.to(embedded)

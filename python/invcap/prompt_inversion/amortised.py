@@ -126,8 +126,11 @@ class AmortisedStart(nn.Module):
         if not {"config", "unet"} <= metadata.keys():
             raise ValueError(f"{path}: not an amortised start; it has {sorted(tensors)}")
         check_signature(path, "start", metadata["unet"], model)
-        start = cls(**json.loads(metadata["config"]))
-        start.load_state_dict({name: value.float() for name, value in tensors.items()})
+        try:
+            start = cls(**json.loads(metadata["config"]))
+            start.load_state_dict({name: value.float() for name, value in tensors.items()})
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path}: not an amortised start that loads: {error}") from error
         return start.eval().requires_grad_(False)
 
 

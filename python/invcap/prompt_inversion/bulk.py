@@ -6,8 +6,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,19 @@ from invcap.data import fit_picture
 from invcap.data.pictures import open_picture
 from invcap.files import read_json, write_json
 from invcap.hashing import check_identity, same_signature
+from invcap.prompt_inversion.inputs import check_inputs
 from invcap.prompt_inversion.output import PromptInversionOutput
 from invcap.prompt_inversion.parametrization import Parametrization
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.sources import Source, check_folders, find_sources, usable
-from invcap.prompt_inversion.starts import LEARNED, check_start
 from invcap.prompt_inversion.words import Captioner
 
 RECORD = "run.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+MOST_SEED = 2**62
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not (isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise ValueError(
-                f"guidance_scale must be finite and at least 0, got {self.guidance_scale}"
-            )
+        if not 0 <= self.seed < MOST_SEED:
+            raise ValueError(f"seed must be from 0 to below {MOST_SEED}, got {self.seed}")
 
 
 def invert(
@@ -124,9 +121,24 @@ def begin(
     path = output / RECORD
     if path.exists() and not resume:
         raise ValueError(f"{output}: holds an inversion; resume it, or give another folder")
-    check_settings(pipeline, settings)
-    sources = usable([source for path in paths for source in find_sources(path, output)])
+    check_inputs(
+        pipeline.learned_starts(settings.starts),
+        settings.inversion,
+        settings.start,
+        settings.over,
+        settings.size,
+        settings.guidance_scale,
+        settings.captioner is not None,
+        settings.words,
+    )
+    sources, contents = usable([source for path in paths for source in find_sources(path, output)])
     check_folders(sources)
+    together = min(settings.batch_size, len(sources))
+    if together > 1 and settings.start == "caption" and settings.over != "hidden_states":
+        raise ValueError(
+            f"batch_size must be 1 for captions over {settings.over!r}, which differ in length, "
+            f"got {settings.batch_size}"
+        )
     model = pipeline.model
     record = {
         **asdict(settings),
@@ -134,25 +146,14 @@ def begin(
         "model": model.name,
         "signature": model.signature,
         "pictures": [source.name for source in sources],
-        "contents": [sha256(source.path.read_bytes()).hexdigest() for source in sources],
+        "contents": contents,
     }
     if path.exists():
-        check_record(output, json.loads(json.dumps(record)))
+        check_record(path, json.loads(json.dumps(record)))
         remove_unfinished([output / CHECKPOINTS, *(output / source.folder for source in sources)])
     else:
         write_json(path, record)
     return sources
-
-
-def check_settings(pipeline: PromptInversionPipeline, settings: RunSettings) -> None:
-    """Raises ValueError unless a model can do what is asked, whatever the images are."""
-    pipeline.model.check_size(settings.size)
-    learned = pipeline.learned_starts(settings.starts)
-    check_start(settings.start, learned, settings.size, settings.captioner is not None)
-    if settings.over != "hidden_states" and settings.start in LEARNED:
-        raise ValueError(f"start must be sentences over {settings.over!r}, got {settings.start!r}")
-    if settings.words and settings.captioner is None and settings.start in LEARNED:
-        raise ValueError("words need a captioner or a start that is a sentence, got neither")
 
 
 def remove_unfinished(folders: Sequence[Path]) -> None:
@@ -162,18 +163,20 @@ def remove_unfinished(folders: Sequence[Path]) -> None:
             unfinished.unlink()
 
 
-def check_record(output: Path, asked: dict[str, Any]) -> None:
-    """Raises ValueError, naming the first difference, unless `output` holds the run asked for."""
-    had = read_json(output / RECORD)
+def check_record(path: Path, asked: dict[str, Any]) -> None:
+    """Raises ValueError, naming the first difference, unless a file records the run asked for."""
+    had = read_json(path)
+    if not isinstance(had, dict) or not {"model", "signature", "pictures", "contents"} <= {*had}:
+        raise ValueError(f"{path}: not the record of an inversion")
     if not same_signature(had["signature"], asked["signature"]):
         raise ValueError(
-            f"{output}: cannot resume: the weights differ: the folder has those of "
+            f"{path}: cannot resume: the weights differ: the file has those of "
             f"{had['model']}, this run those of {asked['model']}"
         )
-    check_identity(output, comparable(had), comparable(asked))
+    check_identity(path, comparable(had), comparable(asked))
     for name, was, now_is in zip(had["pictures"], had["contents"], asked["contents"], strict=True):
         if was != now_is:
-            raise ValueError(f"{output}: cannot resume: {name} is not the image that it was")
+            raise ValueError(f"{path}: cannot resume: {name} is not the image that it was")
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:

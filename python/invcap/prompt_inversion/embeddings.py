@@ -47,7 +47,11 @@ def load_conditioning(path: Path, model: FrozenTextToImage) -> Conditioning:
 
 def check_signature(path: Path, what: str, recorded: str, model: FrozenTextToImage) -> None:
     """Raises ValueError unless a file's recorded signature is that of a model."""
-    if not same_signature(json.loads(recorded), model.signature):
+    try:
+        signature = json.loads(recorded)
+    except ValueError as error:
+        raise ValueError(f"{path}: what it says of its model is not JSON: {error}") from error
+    if not same_signature(signature, model.signature):
         raise ValueError(f"{path}: the {what} is for another model: the weights differ")
 
 
@@ -56,12 +60,13 @@ def save_prompt_embeds(
 ) -> None:
     """Writes one prompt's hidden states, (77, d), as safetensors.
 
-    The tensor is `prompt_embeds`, (1, 77, d), as `StableDiffusionPipeline` takes it.
+    The tensor is `prompt_embeds`, (1, 77, d), as the model's pipeline takes it.
 
     Args:
         pipeline: what they are for: a model, ours, or a diffusers pipeline.
     """
-    save_conditioning(path, Conditioning({"prompt_embeds": prompt_embeds[None]}), _model(pipeline))
+    model = _model(pipeline)
+    save_conditioning(path, model.conditioning_of(prompt_embeds[None]), model)
 
 
 def load_prompt_embeds(path: Path, pipeline: DiffusionPipeline | FrozenTextToImage) -> Tensor:
@@ -74,7 +79,8 @@ def load_prompt_embeds(path: Path, pipeline: DiffusionPipeline | FrozenTextToIma
         ValueError: the file is missing or broken, or the embedding is of another shape or for
             another model.
     """
-    return load_conditioning(path, _model(pipeline)).tensors["prompt_embeds"]
+    model = _model(pipeline)
+    return load_conditioning(path, model).tensors[model.optimized]
 
 
 def save_token_vectors(path: Path, vectors: Tensor, token: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from invcap.data.shards import Rows
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.prompt_inversion.objective import Objective
@@ -14,7 +15,6 @@ from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.state import State
-from invcap.data.shards import Rows
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,9 @@ class Objective:
         self.held_out = stack(held_out).to(latents.device)
         self.training = stack(training).to(latents.device)
         self.order = torch.stack(order).to(latents.device)
+        schedule = schedule.to(latents.device)
+        self.bound_weights = schedule.weights() / latents[0].numel()
+        self.constant = schedule.constant(latents)
 
     def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Gradients of the weighted errors by some images' vectors, and their bounds.
@@ -125,15 +128,8 @@ class Objective:
         Returns:
             The gradients, (A, N, d), and the bounds as these draws estimate them, (A,) float64.
         """
-        schedule = self.model.schedule.to(vectors.device)
-        latents = self.latents[rows]
-        spread = self.rounds * torch.arange(self.draws, device=rows.device)
-        picked = self.order[rows, step][:, None] + spread
-        samples = self.training.map(lambda tensor: tensor[rows[:, None], picked].flatten(0, 1))
-        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(self.draws)
-        noisy = schedule.noisy(latents[owner], samples.noise, samples.steps)
+        noisy, samples, owner = self.draw(rows, step)
         weight = torch.ones(len(owner), device=rows.device)
-
         vectors = vectors.detach().requires_grad_()
         conditioning = self.conditioning_of(vectors, rows)
         leaves = conditioning.map(
@@ -155,9 +151,26 @@ class Objective:
         ends = [(conditioning.tensors[name], leaf.grad) for name, leaf in leaves.tensors.items()]
         outputs, gradients = zip(*[end for end in ends if end[1] is not None], strict=True)
         (gradient,) = torch.autograd.grad(outputs, vectors, gradients)
-        terms = torch.cat(errors) * schedule.weights()[samples.steps] * samples.importance
-        mean = terms.view(len(rows), self.draws).mean(1) / latents[0].numel()
-        return gradient / self.draws, schedule.constant(latents) - mean
+        terms = torch.cat(errors) * self.bound_weights[samples.steps] * samples.importance
+        mean = terms.view(len(rows), self.draws).mean(1)
+        return gradient / self.draws, self.constant[rows] - mean
+
+    def draw(self, rows: Tensor, step: int) -> tuple[Tensor, NoiseSamples, Tensor]:
+        """The noise samples of one step for some images.
+
+        Args:
+            rows: (A,).
+
+        Returns:
+            Noisy latents (A draws, C, h, w), their noise samples, and which of `rows` they are of.
+        """
+        spread = self.rounds * torch.arange(self.draws, device=rows.device)
+        picked = self.order[rows, step][:, None] + spread
+        samples = self.training.map(lambda tensor: tensor[rows[:, None], picked].flatten(0, 1))
+        owner = torch.arange(len(rows), device=rows.device).repeat_interleave(self.draws)
+        schedule = self.model.schedule.to(rows.device)
+        noisy = schedule.noisy(self.latents[rows][owner], samples.noise, samples.steps)
+        return noisy, samples, owner
 
     def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
         """Terms (A, M) of the held-out bounds of some images; see `bound_terms`."""

@@ -34,7 +34,7 @@ def maximize(
     kept = torch.linspace(0, settings.steps, settings.snapshots).round().int().tolist()
     if not state.evaluated:
         measure(objective, state, settings)
-    rows = state.active.nonzero().flatten()
+    rows = state.running.nonzero().flatten()
     while state.step < settings.steps and len(rows):
         if state.step in kept:
             state.snapshots[state.step] = state.vectors.clone()
@@ -42,7 +42,7 @@ def maximize(
         state.step += 1
         if state.step % settings.evaluate_every == 0 or state.step == settings.steps:
             measure(objective, state, settings)
-            rows = state.active.nonzero().flatten()
+            rows = state.running.nonzero().flatten()
         on_step(state)
     return state
 
@@ -131,6 +131,7 @@ def measure(objective: Objective, state: State, settings: InversionSettings) -> 
         )
     if settings.patience is not None:
         return_to_best(state, rows, state.stale[rows] >= settings.patience, settings)
+    state.running = state.active.clone()
 
 
 def return_to_best(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
-from invcap.prompt_inversion.tokens import nearest_tokens
+from invcap.prompt_inversion.tokens import Words
 
 Parametrization = Literal["hidden_states", "token_vectors", "tokens"]
 ConditioningOf = Callable[[Tensor, Tensor], Conditioning]
@@ -61,18 +62,18 @@ def _over_tokens(
         raise ValueError(f"start must be sentences over {over!r}, got hidden states")
     for start in starts:
         model.check_prompt(start)
-    counts = {len(model.tokenizer(start).input_ids) - 2 for start in starts}
+    tokens = [model.tokenize(start) for start in starts]
+    counts = sorted({len(numbers) for numbers in tokens})
     if len(counts) > 1:
-        raise ValueError(
-            f"start must have equally many tokens for all images, got {sorted(counts)}"
-        )
-    ids = model.token_ids(starts)
-    positions = slice(1, 1 + counts.pop())
+        raise ValueError(f"start must have equally many tokens for all images, got {counts}")
+    table = model.token_table
+    vectors = table[torch.tensor(tokens, device=table.device)]
+    if over == "token_vectors":
+        return vectors, lambda vectors, rows: model.encode_tokens(vectors)
+    words = Words.of(model)
 
     def conditioning_of(vectors: Tensor, rows: Tensor) -> Conditioning:
-        if over == "tokens":
-            _, nearest = nearest_tokens(model, vectors.detach())
-            vectors = vectors + (nearest[..., 0, :] - vectors).detach()
-        return model.encode_tokens(ids[rows], positions, vectors)
+        nearest = words.vectors[words.nearest(vectors.detach())[..., 0]]
+        return model.encode_tokens(vectors + (nearest - vectors).detach())
 
-    return model.token_table[ids[:, positions]], conditioning_of
+    return vectors, conditioning_of

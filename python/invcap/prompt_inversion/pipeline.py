@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from invcap.diffusion.conditioning import Conditioning
-from invcap.diffusion.families import frozen, load_model
+from invcap.diffusion.families import load_model, stable_diffusion
 from invcap.diffusion.model import FrozenTextToImage, ImageSource, as_images
 from invcap.diffusion.noise_samples import draw_samples, standard_error
 from invcap.hashing import digest
+from invcap.prompt_inversion.inputs import check_inputs, resolve_seeds
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.objective import Objective, bound_terms
 from invcap.prompt_inversion.optimizer import maximize
@@ -27,7 +28,7 @@ from invcap.prompt_inversion.parametrization import ConditioningOf, Parametrizat
 from invcap.prompt_inversion.settings import InversionSettings, default_settings
 from invcap.prompt_inversion.starts import LearnedStarts, Start, resolve_start
 from invcap.prompt_inversion.state import State
-from invcap.prompt_inversion.tokens import read_tokens
+from invcap.prompt_inversion.tokens import read_vectors
 from invcap.prompt_inversion.words import Captioner, rank
 
 OnStep = Callable[["PromptInversionPipeline", int, dict[str, Tensor]], Any]
@@ -45,10 +46,7 @@ class PromptInversionPipeline:
     """
 
     def __init__(self, model: FrozenTextToImage | None = None, **components: Any) -> None:
-        if model is None:
-            components |= {"safety_checker": None, "feature_extractor": None}
-            model = frozen(StableDiffusionPipeline(**components, requires_safety_checker=False))
-        self.model = model
+        self.model = stable_diffusion(**components) if model is None else model
         self._progress: dict[str, Any] = {}
         self._learned: dict[Path | None, LearnedStarts] = {}
 
@@ -56,7 +54,7 @@ class PromptInversionPipeline:
     def from_pretrained(
         cls, name: str | Path | None = None, **options: Any
     ) -> PromptInversionPipeline:
-        """Loads a Stable Diffusion folder or hub name; by default the embedded tiny-sd.
+        """Loads a model's folder or hub name; by default the embedded tiny-sd.
 
         Args:
             options: as of `DiffusionPipeline.from_pretrained`, such as `dtype`.
@@ -116,9 +114,14 @@ class PromptInversionPipeline:
             generator: of the noise samples; by default one seeded with 0.
             size: (height, width) that the image is scaled to; by default the model's own.
 
+        Raises:
+            ValueError: an argument cannot be used.
+
         Source: "Image captioning with text-to-image models", section 3 and Table 1.
         """
         model = self.model
+        if draws < 2:
+            raise ValueError(f"draws must be at least 2, got {draws}")
         conditioning = model.encode_prompts(prompts)
         latents = model.encode_images(image, size)
         generator = generator or torch.Generator().manual_seed(0)
@@ -183,28 +186,29 @@ class PromptInversionPipeline:
         """
         model, learned = self.model, self.learned_starts(starts)
         settings = settings or default_settings(start, model.schedule)
+        has_captioner, size = captioner is not None, size or model.size
+        check_inputs(learned, settings, start, over, size, guidance_scale, has_captioner, words)
         images = as_images(images)
-        seeds = _seeds(seeds, len(images))
+        seeds = resolve_seeds(seeds, len(images))
         latents = model.encode_images(images, size)
-        captions: list[list[str]] | None = None
+        captions: list[list[str]] = []
         if captioner is not None and (words or start == "caption"):
             found = captioner.compose(images, CANDIDATES)
             captions = [[caption.text for caption in captions] for captions in found]
-        first = None if captions is None else [best[0] for best in captions]
-        begun = resolve_start(start, latents, first, learned)
-        if words and captions is None and isinstance(begun, Conditioning):
-            raise ValueError("words need a captioner or a start that is a sentence, got neither")
+        begun = resolve_start(start, latents, [best[0] for best in captions], learned)
         vectors, conditioning_of = parametrize(model, begun, over, learned.axes)
         objective = Objective(model, latents, conditioning_of, seeds, settings)
-        identity = {
-            "settings": asdict(settings),
-            "seeds": seeds,
-            "images": digest(*(np.asarray(image) for image in images)),
-            "size": list(latents.shape[2:]),
-            "start": _described(start if over == "hidden_states" else begun),
-            "over": over,
-            "model": model.fingerprint if checkpoint is not None else "",
-        }
+        identity = {}
+        if checkpoint is not None:
+            identity = {
+                "settings": asdict(settings),
+                "seeds": seeds,
+                "images": digest(*(np.asarray(image) for image in images)),
+                "size": list(size),
+                "start": _described(start if over == "hidden_states" else begun),
+                "over": over,
+                "model": model.fingerprint,
+            }
         state = self._maximize(
             objective, vectors, settings, checkpoint, identity, callback_on_step_end
         )
@@ -225,7 +229,7 @@ class PromptInversionPipeline:
             options: as of `FrozenTextToImage.generate`.
         """
         if isinstance(prompt_embeds, Tensor):
-            prompt_embeds = Conditioning({self.model.optimized: prompt_embeds})
+            prompt_embeds = self.model.conditioning_of(prompt_embeds)
         return self.model.generate(prompt_embeds, seeds, **options)
 
     def _maximize(
@@ -286,17 +290,17 @@ class PromptInversionPipeline:
         output: PromptInversionOutput,
         objective: Objective,
         begun: list[str] | Conditioning,
-        captions: list[list[str]] | None,
+        captions: list[list[str]],
         seeds: Sequence[int],
     ) -> None:
         """Adds the likeliest prompts in words to an output."""
         output.prompts = []
         for index, latents in enumerate(objective.latents):
-            candidates = list(captions[index]) if captions is not None else []
+            candidates = list(captions[index]) if captions else []
             if not isinstance(begun, Conditioning):
                 candidates.append(begun[index])
             if output.token_vectors is not None:
-                candidates += read_tokens(self.model, output.token_vectors[index : index + 1])
+                candidates += read_vectors(self.model, output.token_vectors[index : index + 1])
             ranking = rank(self.model, latents, list(dict.fromkeys(candidates)), seed=seeds[index])
             output.prompts.append(ranking.prompts[0])
             output.unet_evaluations[index] += ranking.evaluations
@@ -305,13 +309,6 @@ class PromptInversionPipeline:
         terms = bound_terms(self.model, objective.latents, conditioning, objective.held_out).cpu()
         output.prompt_log_likelihood = terms.mean(1)
         output.prompt_standard_error = standard_error(terms)
-
-
-def _seeds(seeds: int | Sequence[int], count: int) -> list[int]:
-    result = [seeds + index for index in range(count)] if isinstance(seeds, int) else list(seeds)
-    if len(result) != count:
-        raise ValueError(f"seeds must be one, or one for each of {count} images, got {len(result)}")
-    return result
 
 
 def _described(start: Start) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
@@ -56,23 +57,31 @@ class InversionSettings:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("draws", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.steps < 0:
-            raise ValueError(f"steps must be at least 0, got {self.steps}")
+        least = {
+            "steps": 0,
+            "draws": 1,
+            "held_out": 2,
+            "evaluate_every": 1,
+            "patience": 1,
+            "max_rollbacks": 0,
+            "snapshots": 0,
+            "checkpoint_every": 1,
+        }
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {value}")
         if self.bank < self.draws or self.bank % self.draws:
             raise ValueError(f"bank must be a multiple of draws, {self.draws}, got {self.bank}")
-        if self.held_out < 2:
-            raise ValueError(f"held_out must be at least 2, got {self.held_out}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {self.weighting!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not self.clip > 0:
-            raise ValueError(f"clip must be above 0, got {self.clip}")
-        if not self.lr_decay_power >= 0:
-            raise ValueError(f"lr_decay_power must be at least 0, got {self.lr_decay_power}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        if not 0 <= self.lr_decay_power < inf:
+            raise ValueError(
+                f"lr_decay_power must be finite and at least 0, got {self.lr_decay_power}"
+            )
         for name in ("momentum", "average"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 
 from invcap.data import Skipped, log_skipped
@@ -57,34 +59,38 @@ def find_sources(path: Path, output: Path) -> list[Source]:
     return sources
 
 
-def usable(sources: Sequence[Source]) -> list[Source]:
-    """Those that can be decoded; the others are logged.
+def usable(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
+    """Those that can be decoded, and a hash of the file of each; the others are logged.
+
+    All are decoded here, once, so that what is broken is known before anything is computed. Their
+    pixels are not kept: a run's images need not fit into memory.
 
     Raises:
         ValueError: one that was not found but named cannot be decoded, or none can.
     """
     with ThreadPoolExecutor() as pool:
-        errors = list(pool.map(decode_error, sources))
-    checked = list(zip(sources, errors, strict=True))
-    for source, error in checked:
-        if error is not None and not source.found:
-            raise ValueError(f"{source.path}: expected an image: {error.reason}")
-    skipped = [error for error in errors if error is not None]
+        checked = list(zip(sources, pool.map(examine, sources), strict=True))
+    for source, content in checked:
+        if isinstance(content, Skipped) and not source.found:
+            raise ValueError(f"{source.path}: expected an image: {content.reason}")
+    skipped = [content for _, content in checked if isinstance(content, Skipped)]
     if len(skipped) == len(sources):
         raise ValueError(
             f"expected images, but none of {len(sources)} can be decoded\n{listing(skipped, 5)}"
         )
     log_skipped(skipped, logger)
-    return [source for source, error in checked if error is None]
+    kept = [(source, content) for source, content in checked if isinstance(content, str)]
+    return [source for source, _ in kept], [content for _, content in kept]
 
 
-def decode_error(source: Source) -> Skipped | None:
-    """Why an image cannot be decoded; None if it can."""
+def examine(source: Source) -> str | Skipped:
+    """A hash of an image file, or why it cannot be decoded."""
     try:
-        open_picture(source.path)
+        content = source.path.read_bytes()
+        open_picture(BytesIO(content))
     except OSError as error:
         return Skipped(str(source.path), str(error))
-    return None
+    return sha256(content).hexdigest()
 
 
 def check_folders(sources: Sequence[Source]) -> None:

@@ -60,24 +60,6 @@ class LearnedStarts:
         return path
 
 
-def check_start(
-    start: Start, learned: LearnedStarts, size: tuple[int, int], has_captioner: bool
-) -> None:
-    """Raises ValueError unless a start can be used, whatever the images are."""
-    model = learned.model
-    if start == "caption":
-        if not has_captioner:
-            raise ValueError("start 'caption' needs a captioner, got none")
-    elif start == "amortised":
-        unit = model.pixels_per_latent
-        check_latents(learned, (size[0] // unit, size[1] // unit))
-    elif start == "meta":
-        _ = learned.meta
-    elif not isinstance(start, Tensor | Conditioning):
-        for prompt in [start] if isinstance(start, str) else start:
-            model.check_prompt(prompt)
-
-
 def check_latents(learned: LearnedStarts, latent_size: tuple[int, int]) -> None:
     """Raises ValueError unless the amortised start was learned for latents of this size."""
     expected = learned.amortised.latent_shape
@@ -89,7 +71,7 @@ def check_latents(learned: LearnedStarts, latent_size: tuple[int, int]) -> None:
 
 
 def resolve_start(
-    start: Start, latents: Tensor, captions: Sequence[str] | None, learned: LearnedStarts
+    start: Start, latents: Tensor, captions: Sequence[str], learned: LearnedStarts
 ) -> list[str] | Conditioning:
     """What an inversion of P images begins with: P sentences, or P prompts that are encoded.
 
@@ -98,25 +80,23 @@ def resolve_start(
             of one prompt or P; "caption"; "amortised", one pass of a network; or "meta", which
             learned from how inversions go.
         latents: (P, C, h, w), of the images.
-        captions: what a captioner says of each; None if there is no captioner.
+        captions: what a captioner says of each, for the start "caption".
         learned: the learned starts.
 
     Raises:
-        ValueError: there is no captioner or no such folder, or the number or shape is wrong.
+        ValueError: there is no such file, or the number or shape is wrong.
     """
     count, model = len(latents), learned.model
     if isinstance(start, Tensor | Conditioning):
         return _encoded(start, count, model)
     if start == "caption":
-        if captions is None:
-            raise ValueError("start 'caption' needs a captioner, got none")
         return list(captions)
     if start == "meta":
         return _encoded(learned.meta, count, model)
     if start == "amortised":
         check_latents(learned, (latents.shape[2], latents.shape[3]))
         with torch.no_grad():
-            return Conditioning({model.optimized: learned.amortised(latents)})
+            return model.conditioning_of(learned.amortised(latents))
     starts = [start] * count if isinstance(start, str) else list(start)
     if len(starts) != count:
         raise ValueError(f"start must be one, or one for each of {count} images, got {len(starts)}")
@@ -124,15 +104,14 @@ def resolve_start(
 
 
 def _encoded(start: Tensor | Conditioning, count: int, model: FrozenTextToImage) -> Conditioning:
-    shapes = model.conditioning_shapes
-    given = start.tensors if isinstance(start, Conditioning) else {model.optimized: start}
+    if isinstance(start, Tensor):
+        start = model.conditioning_of(start if start.ndim == 3 else start[None])
     expanded = {}
-    for name, shape in shapes.items():
-        tensor = given.get(name)
-        fits = (shape, (1, *shape), (count, *shape))
-        if tensor is None or tuple(tensor.shape) not in fits:
+    for name, shape in model.conditioning_shapes.items():
+        tensor = start.tensors.get(name)
+        if tensor is None or tuple(tensor.shape) not in ((1, *shape), (count, *shape)):
             raise ValueError(
-                f"start must be hidden states of shape {shape} or {(count, *shape)}, got "
+                f"start must have {name} of shape {(1, *shape)} or {(count, *shape)}, got "
                 f"{None if tensor is None else tuple(tensor.shape)}"
             )
         expanded[name] = tensor.float().to(model.device).expand(count, *shape).clone()

@@ -31,6 +31,7 @@ class State:
         stale: measurements since the best.
         rollbacks: returns to the best so far.
         active: images that have not stopped.
+        running: images that are computed on: those that were active at the last measurement.
         taken: steps before they did.
         evaluations: of the denoiser.
         step: steps done.
@@ -55,6 +56,7 @@ class State:
     stale: Tensor
     rollbacks: Tensor
     active: Tensor
+    running: Tensor
     taken: Tensor
     evaluations: Tensor
     step: int = 0
@@ -84,6 +86,7 @@ class State:
             stale=count.clone(),
             rollbacks=count.clone(),
             active=count == 0,
+            running=count == 0,
             taken=count.clone(),
             evaluations=count.clone(),
         )
@@ -119,7 +122,7 @@ class State:
             ValueError: the file is missing or broken, or belongs to another inversion.
         """
         tensors, metadata = read_tensors(path)
-        if not {"step", "identity"} <= metadata.keys():
+        if not ({"step", "identity"} <= metadata.keys() and {*TENSORS} <= tensors.keys()):
             raise ValueError(f"{path}: not a checkpoint of an inversion")
         check_identity(path, json.loads(metadata["identity"]), json.loads(json.dumps(identity)))
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

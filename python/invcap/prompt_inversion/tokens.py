@@ -1,49 +1,43 @@
-"""Token vectors read as the words whose vectors are nearest."""
+"""The words of a model's vocabulary, and which of them are nearest to vectors."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import CLIPTokenizer
 
 from invcap.diffusion.model import FrozenTextToImage
 
-WORD_END = "</w>"
-ONE_LETTER_WORDS = ("a", "i")
 
+@dataclass(frozen=True)
+class Words:
+    """The tokens that are whole words.
 
-def nearest_tokens(
-    model: FrozenTextToImage, vectors: Tensor, count: int = 1
-) -> tuple[Tensor, Tensor]:
-    """The words whose vectors are nearest to some, by cosine, nearest first.
-
-    Args:
-        vectors: (..., d).
-        count: of words for each.
-
-    Returns:
-        The numbers of their tokens (..., count) and their vectors (..., count, d).
+    Attributes:
+        ids: their numbers, (W,).
+        vectors: (W, d) float32.
     """
-    words = word_tokens(model.tokenizer).to(vectors.device)
-    table = model.token_table.to(vectors.device)
-    similarity = normalize(vectors, dim=-1) @ normalize(table[words], dim=-1).T
-    ids = words[similarity.topk(count, dim=-1).indices]
-    return ids, table[ids]
+
+    ids: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, model: FrozenTextToImage) -> Words:
+        """Those of a model, on its device."""
+        table = model.token_table
+        ids = torch.tensor(model.word_tokens, device=table.device)
+        return cls(ids, table[ids])
+
+    def nearest(self, vectors: Tensor, count: int = 1) -> Tensor:
+        """Which words (..., count) are nearest to vectors (..., d) by cosine, nearest first."""
+        similarity = normalize(vectors, dim=-1) @ normalize(self.vectors, dim=-1).T
+        return similarity.topk(count, dim=-1).indices
 
 
-def word_tokens(tokenizer: CLIPTokenizer) -> Tensor:
-    """The numbers of the tokens that are whole words of letters: no parts of words, no bytes."""
-    found = []
-    for token, index in tokenizer.get_vocab().items():
-        word = token.removesuffix(WORD_END)
-        whole = word != token and word.isascii() and word.isalpha()
-        if whole and (len(word) > 1 or word in ONE_LETTER_WORDS):
-            found.append(index)
-    return torch.tensor(sorted(found))
-
-
-def read_tokens(model: FrozenTextToImage, vectors: Tensor) -> list[str]:
+def read_vectors(model: FrozenTextToImage, vectors: Tensor) -> list[str]:
     """Says token vectors (P, n, d) in the words that are nearest."""
-    ids, _ = nearest_tokens(model, vectors)
-    return [text.strip() for text in model.tokenizer.batch_decode(ids[..., 0])]
+    words = Words.of(model)
+    found = words.nearest(vectors.to(words.ids.device))
+    return model.read_tokens(words.ids[found[..., 0]])

@@ -1,0 +1,79 @@
+"""Whether an inversion can do what is asked of it, whatever its images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import get_args
+
+from torch import Tensor
+
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.noise_samples import check_timestep_range
+from invcap.prompt_inversion.parametrization import Parametrization
+from invcap.prompt_inversion.settings import InversionSettings
+from invcap.prompt_inversion.starts import LEARNED, LearnedStarts, Start, check_latents
+
+
+def check_inputs(
+    learned: LearnedStarts,
+    settings: InversionSettings,
+    start: Start,
+    over: Parametrization,
+    size: tuple[int, int],
+    guidance_scale: float,
+    has_captioner: bool,
+    words: bool,
+) -> None:
+    """Raises ValueError unless a model can invert with these; see `PromptInversionPipeline`.
+
+    Args:
+        learned: what was learned for the model.
+        size: (height, width), pixels.
+    """
+    model = learned.model
+    model.check_size(size)
+    if settings.timestep_range is not None:
+        check_timestep_range(model.schedule, settings.timestep_range)
+    if not (isfinite(guidance_scale) and guidance_scale >= 0):
+        raise ValueError(f"guidance_scale must be finite and at least 0, got {guidance_scale}")
+    if over not in get_args(Parametrization):
+        raise ValueError(f"over must be one of {get_args(Parametrization)}, got {over!r}")
+    encoded = isinstance(start, Tensor | Conditioning) or start in LEARNED
+    if encoded and over != "hidden_states":
+        raise ValueError(f"start must be sentences over {over!r}, got an embedding")
+    if encoded and words and not has_captioner:
+        raise ValueError("words need a captioner or a start that is a sentence, got neither")
+    check_start(start, learned, size, has_captioner)
+
+
+def check_start(
+    start: Start, learned: LearnedStarts, size: tuple[int, int], has_captioner: bool
+) -> None:
+    """Raises ValueError unless a start can be used for images of a size, (height, width)."""
+    model = learned.model
+    if isinstance(start, Tensor | Conditioning):
+        return
+    if start == "caption":
+        if not has_captioner:
+            raise ValueError("start 'caption' needs a captioner, got none")
+    elif start == "amortised":
+        unit = model.pixels_per_latent
+        check_latents(learned, (size[0] // unit, size[1] // unit))
+    elif start == "meta":
+        _ = learned.meta
+    else:
+        for prompt in [start] if isinstance(start, str) else start:
+            model.check_prompt(prompt)
+
+
+def resolve_seeds(seeds: int | Sequence[int], count: int) -> list[int]:
+    """One seed for each of some images: those given, or a number and those after it.
+
+    Raises:
+        ValueError: there are not as many as images.
+    """
+    result = [seeds + index for index in range(count)] if isinstance(seeds, int) else list(seeds)
+    if len(result) != count:
+        raise ValueError(f"seeds must be one, or one for each of {count} images, got {len(result)}")
+    return result
