@@ -1,5 +1,4 @@
 import pytest
-from PIL import Image
 
 from invcap.captioning.compose import compositions, differences
 
@@ -32,19 +31,19 @@ def test_parts_are_put_in_one_at_a_time():
     assert found == ["a blue star on a dark field", "a red star on a dark sky"]
 
 
-def test_what_is_composed_is_as_near_as_the_bank_or_nearer(captioner, pairs):
-    images = [Image.fromarray(pixels) for pixels in pairs.pixels[:3]]
-    composed, known = captioner.compose(images, 5, near=8), captioner.caption(images, 5)
+def test_what_is_composed_is_as_near_as_the_candidates_or_nearer(captioner, images):
+    composed = captioner.compose(images[:3], 5, near=8)
+    known = captioner.caption(images[:3], 5)
     for ours, theirs in zip(composed, known, strict=True):
         assert len(ours) == 5 and len({caption.text for caption in ours}) == 5
         assert all(a.score >= b.score - 1e-4 for a, b in zip(ours, theirs, strict=True))
-    assert {c.text for found in composed for c in found} - set(captioner.bank)
+    assert {c.text for found in composed for c in found} - set(captioner.candidates)
 
 
-def test_a_sentence_the_bank_lacks_is_composed_of_those_it_has(captioner, pairs):
-    sentence, here = "a small red star", captioner.sentences.encode(["a small red star"])
-    captioner.embed = lambda images: captioner.embeddings(here)
-    captioner.set_bank(["a large red star", "a small blue star", "a small red ring"])
+def test_a_sentence_that_is_no_candidate_is_composed_of_those_that_are(captioner):
+    sentence, here = "a small red star", captioner.sentence_encoder.encode(["a small red star"])
+    captioner.embed = lambda images: captioner.embedding_scaler(here)
+    captioner.set_candidates(["a large red star", "a small blue star", "a small red ring"])
     (found,) = captioner.compose([None], near=3)
     assert found[0].text == sentence
     assert found[0].score == pytest.approx(0.0, abs=1e-4)

@@ -5,8 +5,8 @@ from invcap.captioning.pairs import Pairs
 
 
 def with_perfect_latents(captioner, pairs: Pairs) -> Pairs:
-    x = captioner.network.inverse(captioner.embeddings(pairs.embeddings[pairs.caption]))
-    return Pairs(**{**pairs.__dict__, "latents": captioner.latents.inverse(x)})
+    x = captioner.network.inverse(captioner.embedding_scaler(pairs.embeddings[pairs.caption]))
+    return Pairs(**{**pairs.__dict__, "latents": captioner.latent_scaler.inverse(x)})
 
 
 def test_a_perfect_captioner_gets_perfect_figures(captioner, pairs):
@@ -17,7 +17,7 @@ def test_a_perfect_captioner_gets_perfect_figures(captioner, pairs):
     assert metrics["round_trip"]["max_abs_error"] < 1e-4
 
 
-def test_captions_of_other_pictures_get_the_figures_of_chance(captioner, pairs):
+def test_captions_of_other_images_get_the_figures_of_chance(captioner, pairs):
     perfect = with_perfect_latents(captioner, pairs)
     shuffled = Pairs(**{**perfect.__dict__, "caption": perfect.caption.roll(1)})
     metrics = evaluate(captioner, shuffled)
@@ -27,18 +27,18 @@ def test_captions_of_other_pictures_get_the_figures_of_chance(captioner, pairs):
 
 def test_the_errors_are_means_over_all_pairs(captioner, pairs):
     metrics = evaluate(captioner, pairs)
-    x, e = captioner.latents(pairs.latents), captioner.embeddings(pairs.embeddings)
+    x, e = captioner.latent_scaler(pairs.latents), captioner.embedding_scaler(pairs.embeddings)
     errors = [(captioner.network(x[i]) - e[i]).square().mean() for i in range(len(x))]
     torch.testing.assert_close(metrics["caption"]["mse"], torch.stack(errors).mean().item())
 
 
-def test_any_caption_of_a_picture_counts_as_a_hit(captioner, pairs):
+def test_any_caption_of_an_image_counts_as_a_hit(captioner, pairs):
     perfect = with_perfect_latents(captioner, pairs)
     count = len(perfect.names)
     both = Pairs(
         **{
             **perfect.__dict__,
-            "picture": torch.arange(count).repeat_interleave(2),
+            "image": torch.arange(count).repeat_interleave(2),
             "caption": torch.stack([perfect.caption, perfect.caption.roll(1)], 1).flatten(),
         }
     )

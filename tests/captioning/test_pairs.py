@@ -2,59 +2,108 @@ import numpy as np
 import pytest
 import torch
 
-from invcap.captioning.pairs import encode_pairs
-from invcap.data import Example
-from invcap.data.shapes import draw
+from invcap.captioning.pairs import make_pairs
+from invcap.captioning.scaler import Scaler
+from invcap.data.encode import decode_png, encode_images
+from invcap.data.example import Examples, ExampleTable
+from invcap.data.settings import DataSettings
+from invcap.data.split import is_held_out
+
+SETTINGS = DataSettings("three", held_out=0.4)
+SAID = [("one", "two"), ("three",), ("two", "four"), ("five",), ("two", "six")]
 
 
 @pytest.fixture
-def examples(some_scenes):
-    return [
-        Example(str(i), captions, str(i), lambda: None)
-        for i, captions in enumerate([("one", "two"), ("three",), ("two", "four")])
-    ], np.stack([np.asarray(draw(scene)) for scene in some_scenes[:3]])
+def source(images) -> Examples:
+    names = [str(number) for number in range(len(SAID))]
+    return Examples(ExampleTable(names, SAID, names, lambda index: images[index]), identity="three")
 
 
-def test_a_caption_of_two_pictures_is_embedded_once(examples, pictures, sentences, tmp_path):
-    pairs = encode_pairs(*examples, pictures, sentences, tmp_path)
-    assert pairs.captions == ["one", "two", "three", "four"]
-    assert list(zip(pairs.picture.tolist(), pairs.caption.tolist(), strict=True)) == [
-        (0, 0), (0, 1), (1, 2), (2, 1), (2, 3)
-    ]  # fmt: skip
-    torch.testing.assert_close(pairs.embeddings, sentences.encode(pairs.captions))
+@pytest.fixture
+def encode(encoder, sentences, accelerator, tmp_path):
+    def run(source: Examples, settings: DataSettings = SETTINGS, dtype: str = "float32"):
+        images = encode_images(
+            source,
+            settings,
+            lambda pixels: encoder.encode(pixels).numpy(),
+            encoder.features,
+            encoder.fingerprint,
+            tmp_path,
+            accelerator,
+            dtype,
+        )
+        return make_pairs(images, sentences, tmp_path, accelerator, dtype)
+
+    return run
 
 
-def test_a_subset_keeps_only_its_own_pairs(examples, pictures, sentences, tmp_path):
-    pairs = encode_pairs(*examples, pictures, sentences, tmp_path)
-    subset = pairs.subset([2, 1])
-    assert subset.names == ["2", "1"]
-    assert torch.equal(subset.latents, pairs.latents[[2, 1]])
-    said = {
-        (subset.names[p], subset.captions[c])
-        for p, c in zip(subset.picture.tolist(), subset.caption.tolist(), strict=True)
-    }
-    assert said == {("2", "two"), ("2", "four"), ("1", "three")}
-    assert subset.picture.tolist() == sorted(subset.picture.tolist())
+def said(pairs) -> set[tuple[str, str]]:
+    rows = zip(pairs.image.tolist(), pairs.caption.tolist(), strict=True)
+    return {(pairs.names[image], pairs.captions[caption]) for image, caption in rows}
 
 
-def test_the_cache_is_used_and_a_broken_one_is_computed_again(
-    examples, pictures, sentences, tmp_path, monkeypatch
+def all_of(rows) -> torch.Tensor:
+    return rows[torch.arange(len(rows))]
+
+
+def test_each_side_has_its_own_images_captions_and_numbers(source, encode, encoder, sentences):
+    every = {(str(number), text) for number, texts in enumerate(SAID) for text in texts}
+    training, held_out = encode(source)
+    assert said(training) | said(held_out) == every
+    for side, pairs in ((False, training), (True, held_out)):
+        assert all(is_held_out(name, SETTINGS.held_out, 0) == side for name in pairs.names)
+        assert len(set(pairs.captions)) == len(pairs.captions) == len(pairs.embeddings)
+        torch.testing.assert_close(all_of(pairs.embeddings), sentences.encode(pairs.captions))
+        pixels = np.stack([np.asarray(source.examples[int(n)].open()) for n in pairs.names])
+        torch.testing.assert_close(all_of(pairs.latents), encoder.encode(pixels))
+    assert np.array_equal(decode_png(held_out.pngs[0]), pixels[0])
+
+
+def test_variants_of_training_images_follow_each_image(source, encode):
+    plain, _ = encode(source)
+    training, held_out = encode(source, DataSettings("three", held_out=0.4, augment=2))
+    assert training.variants == 3 and held_out.variants == 1
+    rows = all_of(training.latents).view(len(plain.names), 3, -1)
+    torch.testing.assert_close(rows[:, 0], all_of(plain.latents))
+    assert (rows[:, 1] - rows[:, 0]).norm() > 0.05 * rows[:, 0].norm()
+
+
+def test_half_precision_on_disk_is_float32_when_read(source, encode):
+    training, _ = encode(source)
+    half, _ = encode(source, dtype="float16")
+    for name in ("latents", "embeddings"):
+        one, other = all_of(getattr(training, name)), all_of(getattr(half, name))
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+        assert not torch.equal(one, other)
+
+
+def test_what_was_encoded_is_found_again_and_a_broken_shard_is_made_anew(
+    source, encode, encoder, monkeypatch, tmp_path
 ):
-    first = encode_pairs(*examples, pictures, sentences, tmp_path)
+    first, _ = encode(source)
     calls = []
-    real = type(pictures).encode
+    real = type(encoder).encode
     monkeypatch.setattr(
-        type(pictures), "encode", lambda self, pixels: calls.append(1) or real(self, pixels)
+        type(encoder), "encode", lambda self, pixels: calls.append(1) or real(self, pixels)
     )
-    encode_pairs(*examples, pictures, sentences, tmp_path)
+    encode(source)
     assert not calls
-    (broken,) = tmp_path.glob("latents-*")
-    broken.write_bytes(b"broken")
-    again = encode_pairs(*examples, pictures, sentences, tmp_path)
-    assert calls and torch.equal(again.latents, first.latents)
+    (shard,) = tmp_path.glob("images-*/*.arrow")
+    shard.unlink()  # the old file is still mapped
+    shard.write_bytes(b"broken")
+    again, _ = encode(source)
+    assert calls and torch.equal(all_of(again.latents), all_of(first.latents))
+    source.identity = "other"
+    assert encode(source)[0].identity != first.identity
 
 
-def test_other_pictures_are_not_found_in_the_cache(examples, pictures, sentences, tmp_path):
-    first = encode_pairs(*examples, pictures, sentences, tmp_path)
-    second = encode_pairs(examples[0], 255 - examples[1], pictures, sentences, tmp_path)
-    assert not torch.allclose(first.latents, second.latents)
+def test_a_scaler_standardizes_rows_and_undoes_it():
+    rows = 3 + 2 * torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0))
+    rows[:, 4] = 7
+    scaler = Scaler.of(rows)
+    scaled = scaler(rows)
+    torch.testing.assert_close(scaled[:, :4].mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled[:, :4].std(0, correction=0), torch.ones(4))
+    assert not scaled[:, 4].any()
+    torch.testing.assert_close(scaler.inverse(scaled), rows)

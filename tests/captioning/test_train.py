@@ -4,87 +4,107 @@ from pathlib import Path
 import pytest
 import torch
 
+from invcap.captioning.pairs import Pairs
+from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import (
     CHECKPOINT,
-    CaptionsOf,
-    TrainingDivergedError,
+    CaptionSampler,
+    TrainingModule,
     TrainSettings,
+    make_optimizers,
     train_network,
 )
+from invcap.training.trainer import LossModule, TrainerSettings, TrainingDivergedError, take_step
 
 SETTINGS = TrainSettings(depth=3, batch_size=16, steps=12, checkpoint_every=4, seed=3)
+OBJECTIVES = ("bidirectional", "caption", "likelihood")
 FEATURES = 24
 
 
-def run(output: Path, settings: TrainSettings = SETTINGS, resume: bool = False, **options):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(40, FEATURES, generator=generator)
-    e = x.roll(1, dims=1) + 0.3 * x.square()
-    captions_of = CaptionsOf(torch.arange(40), torch.arange(40))
-    return train_network(x, e, captions_of, settings, output, resume, **options)
+@pytest.fixture
+def run(accelerator):
+    def train(output: Path, settings: TrainSettings = SETTINGS, data: str = ""):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(40, FEATURES, generator=generator)
+        e = x.roll(1, dims=1) + 0.3 * x.square()
+        every = torch.arange(40)
+        pairs = Pairs([""] * 40, x, [""] * 40, e, every, every, identity=data)
+        same = Scaler(torch.zeros(FEATURES), torch.ones(FEATURES))
+        return train_network(pairs, same, same, settings, output, accelerator)
 
-
-class KilledError(Exception):
-    pass
-
-
-def kill_at(step: int):
-    def on_step(done: int, losses: dict[str, float]) -> None:
-        if done == step:
-            raise KilledError
-
-    return on_step
+    return train
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("objective", ["bidirectional", "caption", "likelihood"])
-@pytest.mark.parametrize("killed_at", [2, 7])
-def test_a_killed_and_resumed_run_gives_the_same_weights(tmp_path, objective, optimizer, killed_at):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_resumed_from_a_checkpoint_gives_the_same_weights(
+    run, tmp_path, objective, optimizer, monkeypatch
+):
     settings = replace(SETTINGS, objective=objective, optimizer=optimizer, noise=0.1)
-    whole, history = run(tmp_path / "whole", settings)
-    with pytest.raises(KilledError):
-        run(tmp_path / "killed", settings, on_step=kill_at(killed_at))
-    resumed, resumed_history = run(tmp_path / "killed", settings, resume=True)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert history.history == resumed_history.history
+    whole = run(tmp_path / "whole", settings)
+    save = "invcap.training.trainer.save_checkpoint"
+    real = __import__("invcap.training.trainer", fromlist=["save_checkpoint"]).save_checkpoint
+
+    def save_then_die(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(save, save_then_die)
+        run(tmp_path / "killed", settings)
+    resumed = run(tmp_path / "killed", settings)
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[name]), name
+    assert whole.history == resumed.history
 
 
-@pytest.mark.parametrize("objective", ["bidirectional", "caption", "likelihood"])
-def test_training_lowers_its_loss(tmp_path, objective):
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_lowers_its_loss(run, tmp_path, objective):
     settings = replace(SETTINGS, objective=objective, steps=150, noise=0.05)
-    _, progress = run(tmp_path, settings)
-    total = torch.tensor(list(progress.history.values())).sum(0)
+    total = torch.tensor(list(run(tmp_path, settings).history.values())).sum(0)
     assert total[-10:].mean() < total[:10].mean() - 0.3
 
 
-def test_another_seed_gives_other_weights(tmp_path):
-    one, _ = run(tmp_path / "one")
-    other, _ = run(tmp_path / "other", replace(SETTINGS, seed=4))
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_forward_and_backward_leaves_nothing_on_the_cpu(accelerator, objective):
+    settings = replace(SETTINGS, objective=objective, noise=0.1)
+    module = TrainingModule(FEATURES, settings).to("meta")
+    optimizers = make_optimizers(module, settings)
+    batch = {name: torch.empty(16, FEATURES, device="meta") for name in ("x", "e")}
+    forward = LossModule(module, lambda m, b: m.losses(objective, b["x"], b["e"]))
+    losses = take_step(forward, [batch], [1.0], optimizers, TrainerSettings(1, 16), accelerator)
+    assert all(loss.device.type == "meta" for loss in losses.values())
+
+
+def test_another_seed_gives_other_weights(run, tmp_path):
+    one = run(tmp_path / "one").module
+    other = run(tmp_path / "other", replace(SETTINGS, seed=4)).module
     assert not torch.equal(one.network.layers[0].lu, other.network.layers[0].lu)
 
 
 @pytest.mark.parametrize(
-    ("change", "data"), [({"depth": 4}, "same"), ({"seed": 9}, "same"), ({}, "other")]
+    ("change", "data", "named"),
+    [({"depth": 4}, "same", "depth"), ({"seed": 9}, "same", "seed"), ({}, "other", "data")],
 )
-def test_resuming_with_other_settings_or_data_is_refused(tmp_path, change, data):
-    run(tmp_path, data_fingerprint="same")
-    with pytest.raises(ValueError, match=r"cannot go on with another (settings|data)"):
-        run(tmp_path, replace(SETTINGS, **change), resume=True, data_fingerprint=data)
+def test_resuming_with_other_settings_or_data_is_refused(run, tmp_path, change, data, named):
+    run(tmp_path, data="same")
+    with pytest.raises(ValueError, match=f"cannot resume: {named} differs"):
+        run(tmp_path, replace(SETTINGS, **change), data=data)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    run(tmp_path, replace(SETTINGS, steps=4))
-    before = (tmp_path / CHECKPOINT).read_bytes()
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(run, tmp_path):
+    settings = replace(SETTINGS, learning_rate=1e12, optimizer="adamw", checkpoint_every=1)
     with pytest.raises(TrainingDivergedError, match=r"the loss is (nan|inf) at step .*checkpoint"):
-        run(tmp_path, replace(SETTINGS, learning_rate=1e12, optimizer="adamw"))
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
+        run(tmp_path, settings)
+    with pytest.raises(TrainingDivergedError, match="the loss is"):
+        run(tmp_path, settings)
+    assert (tmp_path / CHECKPOINT).exists()
 
 
-def test_every_caption_of_a_picture_is_drawn_and_none_of_another():
-    picture = torch.tensor([0, 0, 0, 1, 2, 2])
-    captions_of = CaptionsOf(picture, torch.tensor([5, 1, 2, 0, 4, 3]))
-    drawn = captions_of.draw(torch.tensor([0] * 200 + [2] * 200), torch.Generator())
+def test_every_caption_of_an_image_is_drawn_and_none_of_another():
+    image = torch.tensor([0, 0, 0, 1, 2, 2])
+    sampler = CaptionSampler(image, torch.tensor([5, 1, 2, 0, 4, 3]))
+    drawn = sampler.draw(torch.tensor([0] * 200 + [2] * 200), torch.Generator())
     assert set(drawn[:200].tolist()) == {5, 1, 2}
     assert set(drawn[200:].tolist()) == {4, 3}
 
@@ -96,6 +116,13 @@ def test_every_caption_of_a_picture_is_drawn_and_none_of_another():
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"objective": "likelihood"}, "noise must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be finite and above 0, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be finite and above 0, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be finite and above 0, got inf"),
+        ({"learning_rate": -1.0}, "learning_rate must be finite and above 0, got -1.0"),
+        ({"negative_slope": 0.0}, "negative_slope must be finite and above 0, got 0.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be finite and at least 0, got nan"),
+        ({"noise": -0.1}, "noise must be finite and at least 0, got -0.1"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

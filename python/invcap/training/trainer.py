@@ -128,16 +128,16 @@ def train(
             f"batch_size must be at least {count}, processes x gradient_accumulation, got "
             f"{settings.batch_size}"
         )
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    held = {parameter for group in groups for parameter in group["params"]}
+    held = {p for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]}
     for parameter in module.parameters():
         parameter.requires_grad_(parameter in held)
     forward = accelerator.prepare(LossModule(module.to(accelerator.device), loss))
     average = copy.deepcopy(module).requires_grad_(False).eval() if settings.average else None
     progress, scaler = Progress(), accelerator.scaler
-    peaks = [group["lr"] for group in groups]
     if path.exists():
         progress = load_checkpoint(path, module, average, optimizers, scaler, identity)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in groups]
     mine = _parts(settings, accelerator)
     losses: list[dict[str, Tensor]] = []
     module.train()
