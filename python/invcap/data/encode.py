@@ -118,7 +118,8 @@ def encode_images(
     if accelerator.is_main_process:
         log_skipped(skipped, logger)
     held = int(images.held_out.sum())
-    check_sides(len(images.held_out) - held, held, settings.held_out, settings.seed)
+    count = len(images.held_out)
+    check_sides(count - held, held, f"{count} examples", settings.held_out, settings.seed)
     return images
 
 

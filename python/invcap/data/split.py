@@ -18,9 +18,12 @@ def split_by_group(
     """
     check_share(held_out)
     sides: tuple[list[int], list[int]] = ([], [])
+    groups = set()
     for index, example in enumerate(examples):
         sides[is_held_out(example.group, held_out, seed)].append(index)
-    check_sides(*map(len, sides), held_out, seed)
+        groups.add(example.group)
+    what = f"{sum(map(len, sides))} examples in {len(groups)} groups"
+    check_sides(*map(len, sides), what, held_out, seed)
     return sides
 
 
@@ -40,12 +43,11 @@ def check_share(held_out: float) -> None:
         raise ValueError(f"held_out: expected a share between 0 and 1, got {held_out}")
 
 
-def check_sides(train: int, held: int, held_out: float, seed: int) -> None:
-    """Raises ValueError unless both sides of a split have examples."""
+def check_sides(train: int, held: int, what: str, held_out: float, seed: int) -> None:
+    """Raises ValueError unless both sides of a split have examples; `what` is split."""
     for count, name in ((train, "training"), (held, "held-out")):
         if not count:
             raise ValueError(
-                f"held_out: no {name} example: {train + held} examples cannot be split with "
-                f"held_out={held_out} and seed={seed}; expected more groups, or another share or "
-                "seed"
+                f"held_out: no {name} example: {what} cannot be split with held_out={held_out} and "
+                f"seed={seed}; expected more groups, or another share or seed"
             )
