@@ -1,13 +1,15 @@
 from contextlib import contextmanager
 from dataclasses import replace
-from math import isnan
+from math import inf, isnan, nan
 
 import pytest
 import torch
-from invcap.prompt_inversion.inversion import Inversion
+from kills import KilledError, kill_at
 
 from invcap.diffusion.schedule import WEIGHTINGS
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
+from invcap.prompt_inversion.objective import Objective, bound_terms
+from invcap.prompt_inversion.optimizer import adam_step, maximize
 from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.state import State
 
@@ -33,34 +35,33 @@ def invert(pipeline, pictures, settings=SETTINGS, **options):
 
 @contextmanager
 def spoiled(pipeline, calls: set[int], row: int = 0):
-    """Makes the UNet's output NaN for one of its latents, in some of its calls with a gradient."""
-    count = 0
+    """Makes the UNet's output NaN for one of its latents, in some of its calls with a gradient.
+
+    Yields the numbers of latents of those calls, as they come.
+    """
+    seen: list[int] = []
 
     def spoil(module, arguments, output):
-        nonlocal count
         if torch.is_grad_enabled():
-            if count in calls:
+            if len(seen) in calls:
                 output.sample[row] = torch.nan
-            count += 1
+            seen.append(len(output.sample))
         return output
 
     handle = pipeline.text_to_image.unet.register_forward_hook(spoil)
     try:
-        yield
+        yield seen
     finally:
         handle.remove()
 
 
-class KilledError(Exception):
-    pass
-
-
-def kill_at(step: int):
-    def callback(pipeline, done, values):
-        if done == step:
-            raise KilledError
-
-    return callback
+def problem(pipeline, pictures, settings=SETTINGS, over="hidden_states"):
+    """The objective of some pictures from "a room", and the vectors to begin with."""
+    model = pipeline.model
+    vectors, conditioning_of = parametrize(model, ["a room"] * len(pictures), over)
+    latents = model.encode_images(pictures)
+    seeds = range(len(pictures))
+    return Objective(model, latents, conditioning_of, seeds, settings), vectors
 
 
 @pytest.mark.parametrize("over", OVER)
@@ -78,25 +79,25 @@ def test_the_held_out_bound_rises(pipeline, pictures, over):
 def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, weighting):
     pipeline.to(torch.float64)
     settings = replace(SETTINGS, weighting=weighting, timestep_range=(5, 45))
-    vectors, hidden_of = parametrize(pipeline, ["a room"], over)
-    latents = pipeline.model.encode_images(pictures[:1]).double()
-    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
+    objective, vectors = problem(pipeline, pictures[:1], settings, over)
+    objective.latents = objective.latents.double()
+    objective.training = replace(objective.training, noise=objective.training.noise.double())
     rows, vectors = torch.tensor([0]), vectors.double()
+    schedule, samples = pipeline.model.schedule, objective.training[0]
+    picked = (torch.arange(4) * 4 + objective.order[0, 0]).tolist()
 
     def loss(changed: torch.Tensor) -> torch.Tensor:
         """The weighted mean of squared errors, one UNet evaluation at a time."""
-        bank, picked = inversion.banks[0], torch.arange(4) * 4 + inversion.order[0][0]
-        chosen = pipeline.model.schedule.weights(weighting)
-        total = torch.zeros((), dtype=torch.float64)
-        hidden = hidden_of(changed, rows).double()
-        for i in picked.tolist():
-            step, noise = bank.steps[i : i + 1], bank.noise[i : i + 1].double()
-            noisy = pipeline.model.schedule.noisy(latents, noise, step)
+        chosen, total = schedule.weights(weighting), torch.zeros((), dtype=torch.float64)
+        hidden = objective.conditioning_of(changed, rows).tensors["prompt_embeds"].double()
+        for i in picked:
+            step, noise = samples.steps[i : i + 1], samples.noise[i : i + 1]
+            noisy = schedule.noisy(objective.latents, noise, step)
             error = (pipeline.text_to_image.unet(noisy, step, hidden).sample - noise).square().sum()
-            total += chosen[step][0] / chosen[5:45].sum() * bank.importance[i] * error
+            total += chosen[step][0] / chosen[5:45].sum() * samples.importance[i] * error
         return total / 4
 
-    gradient, _ = inversion.gradient(vectors, rows, 0)
+    gradient, _ = objective.gradient(vectors, rows, 0)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         way = torch.randn(vectors.shape, dtype=torch.float64, generator=generator)
@@ -106,22 +107,17 @@ def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, wei
 
 
 def test_the_training_bound_is_that_of_the_steps_own_draws(pipeline, pictures):
-    settings = replace(SETTINGS, draws=16)
-    latents = pipeline.model.encode_images(pictures[:1])
-    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
-    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
-    _, bound = inversion.gradient(vectors, torch.tensor([0]), 0)
-    terms = pipeline.bound_terms(latents[0], vectors[0], inversion.banks[0])
+    objective, vectors = problem(pipeline, pictures[:1], replace(SETTINGS, draws=16))
+    _, bound = objective.gradient(vectors, torch.tensor([0]), 0)
+    prompt = pipeline.model.encode_prompts(["a room"])
+    terms = bound_terms(pipeline.model, objective.latents, prompt, objective.training)
     assert bound.item() == pytest.approx(terms.mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("draws", "pairs"), [(1, 0), (2, 1), (3, 1), (4, 2)])
 def test_noise_of_opposite_signs_comes_in_pairs(pipeline, pictures, draws, pairs):
-    settings = replace(SETTINGS, draws=draws, bank=6 * draws)
-    latents = pipeline.model.encode_images(pictures[:1])
-    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
-    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, settings)
-    noise = inversion.banks[0].noise.view(draws, 6, -1)
+    objective, _ = problem(pipeline, pictures[:1], replace(SETTINGS, draws=draws, bank=6 * draws))
+    noise = objective.training.noise.view(draws, 6, -1)
     for draw in range(pairs):
         assert torch.equal(noise[2 * draw], -noise[2 * draw + 1])
     assert len(noise.abs().flatten(0, 1).unique(dim=0)) == 6 * (draws - pairs)
@@ -166,7 +162,10 @@ def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, o
     for name in FIELDS:
         assert torch.equal(whole[name], resumed[name]), name
     assert whole.histories == resumed.histories
-    assert all(torch.equal(v, resumed.snapshots[s]) for s, v in whole.snapshots.items())
+    assert list(whole.snapshots) == list(resumed.snapshots)
+    for step, states in whole.snapshots.items():
+        for name, tensor in states.tensors.items():
+            assert torch.equal(tensor, resumed.snapshots[step].tensors[name])
     again = invert(pipeline, pictures, settings, over=over, checkpoint=path)
     assert torch.equal(again.prompt_embeds, whole.prompt_embeds)
 
@@ -174,7 +173,7 @@ def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, o
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"settings": replace(SETTINGS, steps=9)}, "settings"),
+        ({"settings": replace(SETTINGS, steps=9)}, "steps"),
         ({"seeds": 5}, "seeds"),
         ({"start": "a red square"}, "start"),
     ],
@@ -182,7 +181,7 @@ def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, o
 def test_a_checkpoint_of_another_inversion_is_refused(pipeline, pictures, tmp_path, change, name):
     path = tmp_path / "checkpoint.safetensors"
     invert(pipeline, pictures[0], checkpoint=path)
-    with pytest.raises(ValueError, match=f"cannot go on with another {name}"):
+    with pytest.raises(ValueError, match=f"checkpoint.safetensors: cannot resume: {name} differs"):
         invert(pipeline, pictures[0], checkpoint=path, **change)
 
 
@@ -191,9 +190,9 @@ def test_a_checkpoint_of_another_picture_or_model_is_refused(
 ):
     path = tmp_path / "checkpoint.safetensors"
     invert(pipeline, pictures[0], checkpoint=path)
-    with pytest.raises(ValueError, match="cannot go on with another pictures"):
+    with pytest.raises(ValueError, match="cannot resume: images differs"):
         invert(pipeline, pictures[1], checkpoint=path)
-    with pytest.raises(ValueError, match="cannot go on with another"):
+    with pytest.raises(ValueError, match="cannot resume: "):
         invert(PromptInversionPipeline.from_pretrained(other_folder), pictures[0], checkpoint=path)
 
 
@@ -215,8 +214,54 @@ def test_a_picture_that_never_gives_a_number_stops_where_it_began(pipeline, pict
     assert found.steps[0] == 0 and found.histories[0].rollbacks == 3
     assert [len(history.training) for history in found.histories] == [3, 8]
     assert found.histories[0].evaluated == [0, 2]
-    assert torch.equal(found.prompt_embeds[0], pipeline.model.encode_prompts(["a room"])[0])
-    assert found.unet_evaluations[0] < found.unet_evaluations[1] == 8 * 4 + 5 * 8
+    begun = pipeline.model.encode_prompts(["a room"] * 2).tensors["prompt_embeds"]
+    assert torch.equal(found.prompt_embeds[0], begun[0])
+    assert found.unet_evaluations[0] == 3 * 4 + 2 * 8
+    assert found.unet_evaluations[1] == 8 * 4 + 5 * 8
+
+
+def test_a_picture_that_stopped_is_computed_on_until_the_next_measurement(pipeline, pictures):
+    settings = replace(SETTINGS, max_rollbacks=0, evaluate_every=4)
+    with spoiled(pipeline, {1}) as calls:
+        found = invert(pipeline, pictures[:2], settings)
+    assert calls == [2 * 4] * 4 + [4] * 4
+    assert [len(history.training) for history in found.histories] == [2, 8]
+    assert found.unet_evaluations == [2 * 4 + 8, 8 * 4 + 3 * 8]
+
+
+@pytest.mark.parametrize(("killed_at", "left"), [(3, [8, 4, 4, 4, 4]), (5, [4, 4, 4])])
+def test_a_run_killed_after_a_picture_stopped_gives_the_same(
+    pipeline, pictures, tmp_path, killed_at, left
+):
+    settings = replace(SETTINGS, max_rollbacks=0, evaluate_every=4, checkpoint_every=1)
+    with spoiled(pipeline, {1}):
+        whole = invert(pipeline, pictures[:2], settings)
+    path = tmp_path / "checkpoint.safetensors"
+    with spoiled(pipeline, {1}), pytest.raises(KilledError):
+        invert(
+            pipeline,
+            pictures[:2],
+            settings,
+            checkpoint=path,
+            callback_on_step_end=kill_at(killed_at),
+        )
+    with spoiled(pipeline, set()) as calls:
+        resumed = invert(pipeline, pictures[:2], settings, checkpoint=path)
+    assert calls == left
+    for name in FIELDS:
+        assert torch.equal(whole[name], resumed[name]), name
+    assert whole.unet_evaluations == resumed.unet_evaluations
+
+
+@pytest.mark.parametrize("over", ["hidden_states", "token_vectors", "tokens"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_an_inversion_may_end_at_a_measurement_or_before_it(pipeline, pictures, over, steps):
+    settings = replace(SETTINGS, evaluate_every=2, max_rollbacks=steps - 1)
+    with spoiled(pipeline, set(range(8))):
+        found = invert(pipeline, pictures[0], settings, over=over)
+    (history,) = found.histories
+    assert len(history.training) == history.rollbacks == steps
+    assert found.steps == [0] and history.evaluated == ([0] if steps < 3 else [0, 2])
 
 
 def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
@@ -228,50 +273,46 @@ def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
 
 
 def test_a_picture_without_progress_stops_and_the_others_go_on(pipeline, pictures):
-    vectors, hidden_of = parametrize(pipeline, ["a room"] * 2, "hidden_states")
-    latents = pipeline.model.encode_images(pictures[:2])
     settings = replace(SETTINGS, patience=2, max_rollbacks=0)
-    inversion = Inversion(pipeline, latents, vectors, [0, 1], hidden_of, settings)
+    objective, vectors = problem(pipeline, pictures[:2], settings)
     state = State.start(vectors)
     state.best_bound[0] = 1e3
 
     def progress(state: State) -> None:
         state.best_bound[1] = -1e3
 
-    inversion.run(state, progress)
+    maximize(objective, state, settings, progress)
     assert state.active.tolist() == [False, True]
     assert state.evaluations.tolist() == [2 * 4 + 2 * 8, 8 * 4 + 5 * 8]
 
 
-def test_gradients_are_clipped_to_their_usual_size(pipeline, pictures):
-    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
-    latents = pipeline.model.encode_images(pictures[:1])
-    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
-    state, row = State.start(vectors), torch.tensor([0])
-    usual = torch.ones_like(vectors)
-    inversion._update(state, row, usual)
+def test_gradients_are_clipped_to_their_usual_size():
+    state, rows, moving = (
+        State.start(torch.ones(1, 77, 16)),
+        torch.tensor([0]),
+        torch.tensor([True]),
+    )
+    usual = torch.ones_like(state.vectors)
+    adam_step(state, rows, moving, usual, SETTINGS)
     before = state.momentum.clone()
-    inversion._update(state, row, 1e6 * usual)
+    adam_step(state, rows, moving, 1e6 * usual, SETTINGS)
     added = state.momentum - 0.9 * before
     torch.testing.assert_close(added, 0.1 * SETTINGS.clip * usual, rtol=1e-4, atol=1e-4)
 
 
-def test_the_learning_rate_falls_linearly(pipeline, pictures):
-    vectors, hidden_of = parametrize(pipeline, ["a room"], "hidden_states")
-    latents = pipeline.model.encode_images(pictures[:1])
-    inversion = Inversion(pipeline, latents, vectors, [0], hidden_of, SETTINGS)
-    for step, share in ((0, 1.0), (2, 0.75), (7, 0.125)):
-        state = State.start(vectors)
-        state.step = step
-        inversion._update(state, torch.tensor([0]), torch.ones_like(vectors))
-        size = SETTINGS.learning_rate * vectors.square().mean().sqrt()
-        torch.testing.assert_close(state.vectors, vectors - share * size)
+@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (2, 0.75), (7, 0.125)])
+def test_the_learning_rate_falls_linearly(step, share):
+    vectors = torch.full((1, 77, 16), 3.0)
+    state = State.start(vectors)
+    state.step = step
+    adam_step(state, torch.tensor([0]), torch.tensor([True]), torch.ones_like(vectors), SETTINGS)
+    torch.testing.assert_close(state.vectors, vectors - share * SETTINGS.learning_rate * 3.0)
 
 
 def test_the_average_follows_the_vectors(pipeline, pictures):
     found = invert(pipeline, pictures[0], replace(SETTINGS, average=0.99))
     free = invert(pipeline, pictures[0])
-    start = pipeline.model.encode_prompts(["a room"])[0]
+    start = pipeline.model.encode_prompts(["a room"]).tensors["prompt_embeds"][0]
     near, far = ((f.prompt_embeds[0] - start).norm() for f in (found, free))
     assert 0 < near < 0.5 * far
 
@@ -289,10 +330,10 @@ def test_the_callback_sees_every_step(pipeline, pictures):
 
 def test_checkpointed_activations_and_sliced_attention_give_the_same(pipeline, folder, pictures):
     plain = invert(pipeline, pictures[0])
-    pipeline.enable_gradient_checkpointing()
+    pipeline.model.denoiser.enable_gradient_checkpointing()
     torch.testing.assert_close(invert(pipeline, pictures[0]).prompt_embeds, plain.prompt_embeds)
     sliced = PromptInversionPipeline.from_pretrained(folder)
-    sliced.enable_attention_slicing(1)
+    sliced.text_to_image.enable_attention_slicing(1)
     torch.testing.assert_close(
         invert(sliced, pictures[0]).prompt_embeds, plain.prompt_embeds, rtol=1e-3, atol=1e-3
     )
@@ -312,13 +353,21 @@ def test_half_precision_networks_keep_a_float32_embedding(folder, pictures, dtyp
         ({"draws": 0}, "draws must be at least 1, got 0"),
         ({"bank": 10}, "bank must be a multiple of draws, 4, got 10"),
         ({"held_out": 1}, "held_out must be at least 2, got 1"),
-        ({"weighting": "snr"}, "weighting must be one of"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"clip": 0.0}, "clip must be above 0"),
-        ({"average": 1.0}, "average must be from 0 to below 1"),
-        ({"momentum": 1.0}, "momentum must be from 0 to below 1"),
-        ({"lr_decay_power": -1.0}, "lr_decay_power must be at least 0"),
-        ({"steps": -1}, "steps must be at least 0"),
+        ({"weighting": "snr"}, "weighting must be one of .* got 'snr'"),
+        *(
+            ({"learning_rate": rate}, f"learning_rate must be finite and above 0, got {rate}")
+            for rate in (0.0, -0.1, nan, inf)
+        ),
+        ({"clip": nan}, "clip must be finite and above 0, got nan"),
+        ({"average": 1.0}, "average must be from 0 to below 1, got 1.0"),
+        ({"momentum": nan}, "momentum must be from 0 to below 1, got nan"),
+        ({"lr_decay_power": -1.0}, "lr_decay_power must be finite and at least 0, got -1.0"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"max_rollbacks": -1}, "max_rollbacks must be at least 0, got -1"),
+        ({"snapshots": -1}, "snapshots must be at least 0, got -1"),
+        ({"evaluate_every": 0}, "evaluate_every must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -331,17 +380,25 @@ def test_bad_settings_are_named(change, message):
     [
         ({"start": ""}, "a prompt must have words, got ''"),
         ({"start": "red " * 100}, "a prompt has at most 77 tokens"),
-        ({"start": ["a room"] * 2}, "start must be one, or one for each of 3 pictures, got 2"),
-        ({"seeds": [1, 2]}, "seeds must be one, or one for each of 3 pictures, got 2"),
+        ({"start": ["a room"] * 2}, "start must be one, or one for each of 3 images, got 2"),
+        ({"start": "caption"}, "start 'caption' needs a captioner, got none"),
+        ({"seeds": [1, 2]}, "seeds must be one, or one for each of 3 images, got 2"),
         ({"over": "words"}, "over must be one of .* got 'words'"),
         ({"size": (15, 16)}, "size must be multiples of 2 pixels, got 15 x 16"),
+        ({"size": (100000, 100000)}, "size must have at most .* pixels, got 100000 x 100000"),
+        ({"guidance_scale": nan}, "guidance_scale must be finite and at least 0, got nan"),
+        (
+            {"settings": replace(SETTINGS, timestep_range=(40, 60))},
+            "timestep_range must lie within 0 and 50, got 40 to 60",
+        ),
     ],
 )
-def test_bad_arguments_are_named(pipeline, pictures, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_arguments_are_named_before_a_step(pipeline, pictures, options, message):
+    with spoiled(pipeline, set()) as calls, pytest.raises(ValueError, match=message):
         invert(pipeline, pictures, **options)
+    assert not calls
 
 
 def test_starts_of_unequal_length_cannot_share_a_batch_of_token_vectors(pipeline, pictures):
-    with pytest.raises(ValueError, match="equally many tokens for all pictures, got"):
+    with pytest.raises(ValueError, match="equally many tokens for all images, got"):
         invert(pipeline, pictures[:2], start=["a room", "a big red room"], over="token_vectors")

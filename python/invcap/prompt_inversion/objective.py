@@ -129,7 +129,7 @@ class Objective:
             The gradients, (A, N, d), and the bounds as these draws estimate them, (A,) float64.
         """
         noisy, samples, owner = self.draw(rows, step)
-        weight = torch.ones(len(owner), device=rows.device)
+        weight = noisy.new_ones(len(owner))
         vectors = vectors.detach().requires_grad_()
         conditioning = self.conditioning_of(vectors, rows)
         leaves = conditioning.map(
