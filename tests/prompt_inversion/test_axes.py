@@ -1,30 +1,33 @@
 import pytest
 import torch
 
+from invcap.diffusion.conditioning import Conditioning
 from invcap.files import write_tensors
 from invcap.prompt_inversion import PromptInversionPipeline, few_steps
 from invcap.prompt_inversion.axes import DRAWS, FILE, learn_axes, load_axes, save_axes
+from invcap.prompt_inversion.objective import Objective
+from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.parametrization import parametrize
 from invcap.prompt_inversion.state import State
 
 
-def problem(pipeline, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def problem(pipeline, count: int) -> tuple[torch.Tensor, Conditioning]:
     latents = 0.1 * torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     return latents, pipeline.model.encode_prompts(["a room", "a red square"] * (count // 2))
 
 
 def test_axes_are_principal_axes_of_gradients_of_length_one(pipeline):
-    latents, hidden = problem(pipeline, 40)  # more than go at once
-    axes = learn_axes(pipeline, latents, hidden, seed=3)
+    model = pipeline.model
+    latents, begun = problem(pipeline, 40)  # more than go at once
+    axes = learn_axes(model, latents, begun, seed=3)
     torch.testing.assert_close(axes.T @ axes, torch.eye(16), rtol=0, atol=1e-5)
-    settings = few_steps(pipeline.model.schedule, draws=DRAWS, bank=DRAWS)
+    settings = few_steps(model.schedule, draws=DRAWS, bank=DRAWS)
     moment = torch.zeros(16, 16)
     for index in range(40):
         one = slice(index, index + 1)
-        inversion = Inversion(
-            pipeline, latents[one], hidden[one], [3 + index], lambda v, rows: v, settings
-        )
-        gradient = inversion.gradient(hidden[one], torch.tensor([0]), 0)[0][0]
+        hidden, conditioning_of = parametrize(model, begun[one], "hidden_states")
+        objective = Objective(model, latents[one], conditioning_of, [3 + index], settings)
+        gradient = objective.gradient(hidden, torch.tensor([0]), 0)[0][0]
         moment += gradient.T @ gradient / gradient.square().sum()
     assert moment.trace().item() == pytest.approx(40, rel=1e-4)
     variances = axes.T @ moment @ axes
@@ -35,14 +38,17 @@ def test_axes_are_principal_axes_of_gradients_of_length_one(pipeline):
 
 
 def test_adams_first_step_is_of_one_size_along_each_axis(pipeline):
-    latents, hidden = problem(pipeline, 2)
+    model = pipeline.model
+    latents, begun = problem(pipeline, 2)
+    hidden, rows = begun.tensors["prompt_embeds"], torch.arange(2)
     axes = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
-    settings = few_steps(pipeline.model.schedule, steps=1, held_out=4, learning_rate=0.1)
-    vectors, hidden_of = parametrize(pipeline, hidden, "hidden_states", axes)
-    torch.testing.assert_close(hidden_of(vectors, torch.arange(2)), hidden, rtol=0, atol=1e-5)
-    inversion = Inversion(pipeline, latents, vectors, [0, 1], hidden_of, settings)
-    state = inversion.run(State.start(vectors), lambda state: None)
-    moved = (hidden_of(state.vectors, torch.arange(2)) - hidden) @ axes
+    settings = few_steps(model.schedule, steps=1, held_out=4, learning_rate=0.1)
+    vectors, conditioning_of = parametrize(model, begun, "hidden_states", axes)
+    back = conditioning_of(vectors, rows).tensors["prompt_embeds"]
+    torch.testing.assert_close(back, hidden, rtol=0, atol=1e-5)
+    objective = Objective(model, latents, conditioning_of, [0, 1], settings)
+    state = maximize(objective, State.start(vectors), settings)
+    moved = (conditioning_of(state.vectors, rows).tensors["prompt_embeds"] - hidden) @ axes
     unit = hidden.square().mean((1, 2)).sqrt()[:, None, None]
     relative = (moved / (0.1 * unit)).abs()
     # Where a gradient is 0, as it can be, Adam stays.
@@ -51,27 +57,33 @@ def test_adams_first_step_is_of_one_size_along_each_axis(pipeline):
 
 def test_inversions_go_along_the_axes_in_the_starts_folder(pipeline, pictures, tmp_path):
     settings = few_steps(pipeline.model.schedule, steps=4, held_out=8)
-    without = pipeline.invert(pictures[:1], "a room", settings, starts=tmp_path)
     ways = []
-    for axes in (torch.eye(16), torch.linalg.qr(torch.randn(16, 16))[0]):
-        save_axes(tmp_path, axes, pipeline)
-        found = pipeline.invert(pictures[:1], "a room", settings, starts=tmp_path)
-        ways.append(found.snapshots[settings.steps - 1])
-    plain = without.snapshots[settings.steps - 1]
+    for axes in (None, torch.eye(16), torch.linalg.qr(torch.randn(16, 16))[0]):
+        folder = tmp_path / str(len(ways))
+        folder.mkdir()
+        if axes is not None:
+            save_axes(folder, axes, pipeline.model)
+        found = pipeline.invert(
+            pictures[:1], "a room", settings, starts=folder, num_inference_steps=1
+        )
+        ways.append(found.snapshots[settings.steps - 1].tensors["prompt_embeds"])
+    plain, *ways = ways
     torch.testing.assert_close(ways[0], plain)
     assert (ways[1] - plain).abs().max() > 1e-3
 
 
 def test_axes_that_cannot_be_used_are_named(pipeline, other_folder, tmp_path):
-    assert load_axes(tmp_path, pipeline) is None
+    model = pipeline.model
+    assert load_axes(tmp_path, model) is None
     axes = torch.eye(16)
-    save_axes(tmp_path, axes, pipeline)
-    assert torch.equal(load_axes(tmp_path, pipeline), axes)
-    with pytest.raises(ValueError, match="the axes are for another model: the weights differ"):
-        load_axes(tmp_path, PromptInversionPipeline.from_pretrained(other_folder))
-    save_axes(tmp_path, torch.eye(15), pipeline)
+    save_axes(tmp_path, axes, model)
+    assert torch.equal(load_axes(tmp_path, model), axes)
+    message = r"axes\.safetensors: the axes file is for another model: the weights differ"
+    with pytest.raises(ValueError, match=message):
+        load_axes(tmp_path, PromptInversionPipeline.from_pretrained(other_folder).model)
+    save_axes(tmp_path, torch.eye(15), model)
     with pytest.raises(ValueError, match=r"expected axes of shape \(16, 16\), got \(15, 15\)"):
-        load_axes(tmp_path, pipeline)
+        load_axes(tmp_path, model)
     write_tensors(tmp_path / FILE, {"other": axes})
     with pytest.raises(ValueError, match=r"not axes; it has \['other'\]"):
-        load_axes(tmp_path, pipeline)
+        load_axes(tmp_path, model)

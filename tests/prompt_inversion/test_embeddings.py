@@ -3,7 +3,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from invcap.diffusion.conditioning import Conditioning
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.embeddings import (
     load_prompt_embeds,
@@ -36,9 +35,7 @@ def test_plain_diffusers_draws_the_same_from_the_file(pipeline, folder, saved):
         guidance_scale=1.0,
         generator=torch.Generator().manual_seed(5),
     ).images[0]
-    ours = pipeline.generate(
-        Conditioning({"prompt_embeds": embeds[None]}), [5], num_inference_steps=3
-    )[0]
+    ours = pipeline.generate(embeds[None], [5], num_inference_steps=3)[0]
     assert drawn.tobytes() == ours.tobytes()
 
 
@@ -78,7 +75,7 @@ def test_half_precision_is_still_the_same_model(folder, saved, dtype):
 def test_a_slightly_trained_model_is_another_model(pipeline, saved):
     pipeline.text_to_image.unet.mid_block.resnets[0].conv1.weight.mul_(1.01)
     with pytest.raises(ValueError, match="for another model"):
-        load_prompt_embeds(saved[0], pipeline)
+        load_prompt_embeds(saved[0], pipeline.text_to_image)
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "tensors"])

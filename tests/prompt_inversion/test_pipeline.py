@@ -1,9 +1,14 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
-from invcap import PromptInversionPipeline
+from invcap import PromptInversionPipeline, hashing
+from invcap.diffusion import model as model_file
+from invcap.prompt_inversion import InversionSettings, axes, embeddings
+from invcap.prompt_inversion.axes import save_axes
+from invcap.prompt_inversion.embeddings import save_conditioning
 
 
 def test_a_folder_that_is_not_a_pipeline_is_refused(tmp_path):
@@ -20,7 +25,7 @@ def test_a_folder_with_another_kind_of_pipeline_is_refused(tmp_path):
 
 
 def test_a_name_that_is_nothing_is_refused(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="no-such/model: not a diffusers pipeline that loads"):
         PromptInversionPipeline.from_pretrained("no-such/model")
 
@@ -60,3 +65,54 @@ def test_bad_pictures_are_named(pipeline, tmp_path):
 def test_pictures_may_be_files_of_any_size(pipeline, tmp_path):
     Image.new("RGBA", (50, 31), "red").save(tmp_path / "red.png")
     assert pipeline.model.encode_images([tmp_path / "red.png"] * 2).shape == (2, 4, 8, 8)
+
+
+def test_a_broken_picture_is_named(pipeline, pictures, tmp_path):
+    pictures[0].save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-30])
+    for use in (
+        lambda path: pipeline.log_likelihood(path, ["a room"]),
+        lambda path: pipeline.invert([tmp_path / "whole.png", path]),
+    ):
+        with pytest.raises(OSError, match=r"half\.png: .*truncated"):
+            use(tmp_path / "half.png")
+
+
+def test_a_frozen_model_knows_its_weights_and_reads_them_once(pipeline, monkeypatch):
+    counted = []
+    for name in ("fingerprint", "signature"):
+        function = getattr(hashing, name)
+
+        def count(module, function=function, name=name):
+            counted.append(name)
+            return function(module)
+
+        monkeypatch.setattr(model_file, name, count)
+    model = pipeline.model
+    first = model.fingerprint
+    assert [model.fingerprint, model.signature] == [first, model.signature]
+    assert counted == ["fingerprint", "signature"]
+    assert model.to(torch.bfloat16).fingerprint != first
+
+
+def test_learned_starts_are_read_once(pipeline, tmp_path, monkeypatch):
+    folder, reads = tmp_path / "starts", []
+    meta = pipeline.model.encode_prompts(["a red square"])
+    save_conditioning(folder / "meta.safetensors", meta, pipeline.model)
+    save_axes(folder, torch.eye(16), pipeline.model)
+    for module in (embeddings, axes):
+        read = module.read_tensors
+        monkeypatch.setattr(
+            module, "read_tensors", lambda path, read=read: reads.append(path.name) or read(path)
+        )
+    settings = InversionSettings(steps=1, held_out=4)
+    image = Image.new("RGB", (16, 16))
+    for seed in range(3):
+        pipeline.invert(image, "meta", settings, seeds=seed, starts=folder, num_inference_steps=1)
+    assert sorted(reads) == ["axes.safetensors", "meta.safetensors"]
+
+
+def test_a_folder_of_starts_that_is_not_there_is_an_error_whatever_the_start(pipeline, tmp_path):
+    for start in ("a room", "meta"):
+        with pytest.raises(ValueError, match=r"starts: expected a folder of .*nowhere"):
+            pipeline.invert(Image.new("RGB", (16, 16)), start, starts=tmp_path / "nowhere")
