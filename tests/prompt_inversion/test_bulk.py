@@ -1,19 +1,28 @@
 import json
 import logging
-import os
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from math import nan
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from forks import ended, fork, run_forked, run_two_forked
+from kills import KilledError
+from PIL import Image
 
+from invcap.captioning.model import Caption
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.files import write_text
-from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report, sources
 from invcap.prompt_inversion import bulk as run
 from invcap.prompt_inversion.state import State
+from invcap.training.devices import start_processes
 
 NAMES = ["b.png", "c.JPG", "deep/a.png", "deep/er/a.png", "e.png"]
 FOLDERS = [name.rpartition(".")[0] for name in NAMES]
@@ -26,11 +35,6 @@ SETTINGS = run.RunSettings(
     batch_size=2,
 )
 BATCHES = 3
-LAUNCHED = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -47,12 +51,12 @@ def gallery(pictures, tmp_path) -> Path:
 @pytest.fixture
 def pipeline(pipeline, monkeypatch) -> PromptInversionPipeline:
     """The pipeline of random weights, without the time that its drawings and plots take."""
-    generate = PromptInversionPipeline.generate
+    generate = FrozenTextToImage.generate
 
-    def quick(self, prompt_embeds, seeds, size=None, *_):
-        return generate(self, prompt_embeds, seeds, size, num_inference_steps=1)
+    def quick(self, conditioning, seeds, size=None, guidance_scale=1.0, *_):
+        return generate(self, conditioning, seeds, size, guidance_scale, num_inference_steps=1)
 
-    monkeypatch.setattr(PromptInversionPipeline, "generate", quick)
+    monkeypatch.setattr(FrozenTextToImage, "generate", quick)
     monkeypatch.setattr(report, "write_figure", lambda path, figure: write_text(path, "a plot"))
     return pipeline
 
@@ -71,9 +75,10 @@ def inversions(monkeypatch) -> list[int]:
     return calls
 
 
-def bulk(pipeline, paths, output, settings=SETTINGS, resume=False):
+def bulk(pipeline, paths, output, settings=SETTINGS, resume=False, captioner=None):
     paths = [paths] if isinstance(paths, Path) else paths
-    return run.invert(pipeline, paths, output, settings, run.start_processes(), resume)
+    processes = start_processes("cpu")
+    return run.invert(pipeline, paths, output, settings, processes, resume, captioner)
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def test_a_resumed_run_is_of_the_same_pictures_not_of_others_by_their_names(
 ):
     bulk(pipeline, gallery, tmp_path / "found")
     (gallery / NAMES[1]).write_bytes((gallery / NAMES[0]).read_bytes())
-    with pytest.raises(ValueError, match=f"{NAMES[1]} is not the picture that it was"):
+    with pytest.raises(ValueError, match=f"{NAMES[1]} is not the image that it was"):
         bulk(pipeline, gallery, tmp_path / "found", resume=True)
 
 
@@ -156,9 +161,9 @@ def test_a_broken_file_in_a_folder_is_skipped_and_logged(
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["e.png", "broken.png"], r"broken\.png: expected a picture"),
-        (["e.png", "nowhere.png"], r"nowhere\.png: expected a picture"),
-        (["e.png", "empty"], r"empty: expected pictures in the folder"),
+        (["e.png", "broken.png"], r"broken\.png: expected an image"),
+        (["e.png", "nowhere.png"], r"nowhere\.png: expected an image"),
+        (["e.png", "empty"], r"empty: expected images in the folder"),
         (["worse"], r"none of 1 can be decoded\n.*worse/one\.png"),
         (["deep", "deep/a.png"], r"deep/a\.png and .*deep/a\.png, both for a$"),
         (["twins"], r"twins/one\.gif and .*twins/one\.png, both for one$"),
@@ -180,6 +185,124 @@ def test_what_cannot_be_used_is_an_error_before_anything_is_computed(
     assert not inversions and not output.exists()
 
 
+UNUSABLE = {
+    "size": ({"size": (15, 16)}, "size must be multiples of 2 pixels, got 15 x 16"),
+    "memory": ({"size": (100000, 100000)}, "size must have at most .* pixels, got 100000"),
+    "start": ({"start": " "}, "a prompt must have words"),
+    "captioner": ({"start": "caption"}, "start 'caption' needs a captioner, got none"),
+    "starts": ({"starts": "nowhere"}, "starts: expected a folder of learned starts, got nowhere"),
+    "file": ({"start": "meta"}, r"meta\.safetensors: no such file"),
+    "over": ({"over": "words"}, "over must be one of .* got 'words'"),
+    "learned": ({"start": "meta", "over": "tokens"}, "start must be sentences over 'tokens'"),
+    "words": ({"start": "meta", "words": True}, "words need a captioner or a start that is a"),
+    "guidance": ({"guidance_scale": nan}, "guidance_scale must be finite and at least 0, got nan"),
+    "range": (
+        {"inversion": replace(SETTINGS.inversion, timestep_range=(0, 51))},
+        "timestep_range must lie within 0 and 50, got 0 to 51",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_settings_that_cannot_be_used_are_an_error_before_a_picture_is_read(
+    changes, message, pipeline, gallery, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sources, "open_picture", lambda path: pytest.fail("read a picture"))
+    with pytest.raises(ValueError, match=message):
+        bulk(pipeline, gallery, tmp_path / "found", replace(SETTINGS, **changes))
+    assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be from 0 to below .* got -1"),
+    ],
+)
+def test_a_runs_own_settings_are_checked_when_they_are_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)
+
+
+class Captioner:
+    """Says of a picture how many it has seen."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def compose(self, images, top_k):
+        first = self.seen
+        self.seen += len(images)
+        said = [" ".join(["red"] * number) for number in range(1 + first, 1 + self.seen)]
+        return [[Caption(text, 0.0)] for text in said]
+
+
+def test_captions_are_asked_for_once_a_picture(pipeline, gallery, tmp_path):
+    captioner, settings = Captioner(), replace(SETTINGS, start="caption", captioner="one")
+    rows = bulk(pipeline, gallery, tmp_path / "found", settings, captioner=captioner)
+    assert captioner.seen == len(rows) == len(NAMES)
+
+
+def test_captions_of_unequal_length_need_batches_of_one_over_token_vectors(
+    pipeline, gallery, tmp_path
+):
+    settings = replace(SETTINGS, start="caption", captioner="one", over="token_vectors")
+    with pytest.raises(ValueError, match="batch_size must be 1 for captions over 'token_vectors'"):
+        bulk(pipeline, gallery, tmp_path / "found", settings, captioner=Captioner())
+    assert not (tmp_path / "found").exists()
+    settings = replace(settings, batch_size=1)
+    rows = bulk(pipeline, gallery, tmp_path / "found", settings, captioner=Captioner())
+    assert len(rows) == len(NAMES)
+
+
+def test_a_picture_is_decoded_once_to_be_checked_and_once_to_be_inverted(
+    pipeline, gallery, tmp_path, monkeypatch
+):
+    decoded = []
+    open_image = Image.open
+    monkeypatch.setattr(
+        Image,
+        "open",
+        lambda *arguments, **options: decoded.append(1) or open_image(*arguments, **options),
+    )
+    bulk(pipeline, gallery, tmp_path / "found")
+    assert len(decoded) == 2 * len(NAMES)
+
+
+def test_guidance_is_that_of_every_picture_of_the_strip(pipeline, gallery, tmp_path, monkeypatch):
+    drawn = []
+    generate = FrozenTextToImage.generate
+
+    def watched(self, conditioning, seeds, size=None, guidance_scale=1.0, *more):
+        drawn.append((len(seeds), guidance_scale))
+        return generate(self, conditioning, seeds, size, guidance_scale, *more)
+
+    monkeypatch.setattr(FrozenTextToImage, "generate", watched)
+    settings = replace(SETTINGS, guidance_scale=2.5)
+    bulk(pipeline, gallery / "b.png", tmp_path / "found", settings)
+    # What is found, then the strip: the start. The snapshot at the end is what is found.
+    assert drawn == [(1, 2.5), (1, 2.5)]
+
+
+def test_a_run_resumes_with_another_number_of_threads(pipeline, gallery, tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    run.begin(pipeline, [gallery], tmp_path / "found", SETTINGS, resume=False)
+    torch.set_num_threads(threads)
+    rows = bulk(pipeline, gallery, tmp_path / "found", resume=True)
+    assert len(rows) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[]", "not the record of an inversion"), ("{", "not a JSON file")]
+)
+def test_a_record_that_cannot_be_read_is_named(content, message, pipeline, gallery, tmp_path):
+    write_text(tmp_path / "found" / "run.json", content)
+    with pytest.raises(ValueError, match=rf"found/run\.json: {message}"):
+        bulk(pipeline, gallery, tmp_path / "found", resume=True)
+
+
 def kill_while_climbing(monkeypatch) -> None:
     """In the second batch, after two of four steps."""
     save, calls = State.save, []
@@ -195,14 +318,14 @@ def kill_while_climbing(monkeypatch) -> None:
 
 def kill_while_writing(monkeypatch) -> None:
     """In the second batch, within the files of its second picture."""
-    save = report.save_prompt_embeds
+    save = report.save_conditioning
 
     def killed(path, *arguments):
         if path.parts[-4:-1] == ("deep", "er", "a"):
             raise KilledError
         save(path, *arguments)
 
-    monkeypatch.setattr(report, "save_prompt_embeds", killed)
+    monkeypatch.setattr(report, "save_conditioning", killed)
 
 
 @pytest.mark.parametrize(
@@ -255,15 +378,15 @@ def test_a_batch_killed_after_its_last_file_is_only_tidied_up(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 8}, "another seed: the folder has 7, this run 8"),
-        ({"batch_size": 3}, "another batch_size: the folder has 2, this run 3"),
-        ({"size": (16, 18)}, r"another size: the folder has \[16, 16\], this run \[16, 18\]"),
-        ({"start": "a red square"}, "another start: the folder has a room, this run a red square"),
-        ({"guidance_scale": 2.0}, "another guidance_scale: the folder has 1.0, this run 2.0"),
-        ({"over": "token_vectors"}, "another over: the folder has hidden_states"),
+        ({"seed": 8}, "seed differs: the file has 7, this run 8"),
+        ({"batch_size": 3}, "batch_size differs: the file has 2, this run 3"),
+        ({"size": (16, 18)}, r"size differs: the file has \[16, 16\], this run \[16, 18\]"),
+        ({"start": "a red square"}, "start differs: the file has a room, this run a red square"),
+        ({"guidance_scale": 2.0}, "guidance_scale differs: the file has 1.0, this run 2.0"),
+        ({"over": "token_vectors"}, "over differs: the file has hidden_states"),
         (
             {"inversion": replace(SETTINGS.inversion, steps=5)},
-            "another steps: the folder has 4, this run 5",
+            "steps differs: the file has 4, this run 5",
         ),
     ],
 )
@@ -285,57 +408,69 @@ def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
     with pytest.raises(ValueError, match="found: holds an inversion; resume it, or give another"):
         bulk(pipeline, gallery, output)
     other = PromptInversionPipeline.from_pretrained(other_folder)
-    with pytest.raises(ValueError, match="other weights: the folder has those of"):
+    with pytest.raises(ValueError, match="the weights differ: the file has those of"):
         bulk(other, gallery, output, resume=True)
-    with pytest.raises(ValueError, match=r"another dtype: the folder has torch\.float32"):
+    with pytest.raises(ValueError, match=r"dtype differs: the file has torch\.float32"):
         bulk(pipeline.to(torch.bfloat16), gallery, output, resume=True)
     pipeline.to(torch.float32)
     pictures[0].save(gallery / "d.png")
-    message = "another picture 3: the folder has deep/a.png, this run d.png"
+    message = "picture 3 differs: the file has deep/a.png, this run d.png"
     with pytest.raises(ValueError, match=message):
         bulk(pipeline, gallery, output, resume=True)
     (gallery / "d.png").unlink()
     (gallery / "e.png").unlink()
-    with pytest.raises(ValueError, match=r"picture 5: the folder has e\.png, this run None"):
+    with pytest.raises(ValueError, match=r"picture 5 differs: the file has e\.png, this run None"):
         bulk(pipeline, gallery, output, resume=True)
 
 
-def test_two_processes_write_what_one_does_and_fail_together(folder, gallery, monkeypatch, capsys):
+@pytest.fixture
+def three(folder, gallery, monkeypatch) -> list[object]:
+    """A command for three pictures, relative to a folder, so that its files name no other."""
     monkeypatch.chdir(gallery.parent)
-    paths = [Path("gallery/b.png"), Path("gallery/deep")]
-    settings = run.RunSettings((16, 16), InversionSettings(steps=1), batch_size=1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    alone = bulk(PromptInversionPipeline.from_pretrained(folder), paths, Path("found"), settings)
-    torch.set_num_threads(threads)
-    assert "batch 2 of 3" in capsys.readouterr().err
-    Path("found").rename("alone")
+    options = ["--model", folder, "--steps", 1, "--batch-size", 1]
+    return ["invert", "gallery/b.png", "gallery/deep", *options, "--output"]
 
+
+def test_two_processes_write_what_one_does(three):
+    log = Path("log")
+    assert run_two_forked(*three, "found", log=log) == [0, 0], log.read_text()
+    assert "batch 1 of 3" in log.read_text() and "batch 2 of 3" not in log.read_text()
+    Path("found").rename("together")
+    assert run_forked(*three, "found", log=log) == 0, log.read_text()
+    assert contents(Path("found")) == contents(Path("together"))
+
+
+@pytest.mark.slow
+def test_processes_fail_together_and_one_resumes_what_two_began(three):
+    assert run_forked(*three, "found", log=Path("log")) == 0
+    Path("found").rename("alone")
     # A file where the second batch, which is the second process's, needs a folder.
     Path("found").mkdir()
     Path("found/a").write_text("in the way")
-    command = ["invert", *paths, "--output", "found", "--model", folder, "--json"]
-    command += ["--steps", 1, "--batch-size", 1]
-    failed = launch(*command)
-    assert failed.returncode != 0 and not failed.stdout
-    assert "found/a" in failed.stderr and "local_rank: 1" in failed.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    command = [*launcher, "invcap.cli", *map(str, three), "found"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert failed.returncode != 0 and "found/a" in failed.stderr
+    assert "rank      : 1 " in failed.stderr
     Path("found/a").unlink()
-
-    done = launch(*command, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert [timeless(row) for row in json.loads(done.stdout)] == [timeless(row) for row in alone]
+    assert run_forked(*three, "found", "--resume", log=Path("log")) == 0
     assert contents(Path("found")) == contents(Path("alone"))
-    assert "batch 2 of 3" not in failed.stderr + done.stderr
 
 
-def launch(*command: object) -> subprocess.CompletedProcess:
-    """Runs `invcap` in two processes, without a GPU."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launcher += ["--num_processes", "2", "--main_process_port", "0", "-m", "invcap.cli"]
-    return subprocess.run(
-        [*launcher, *map(str, command)],
-        env=os.environ | LAUNCHED,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+@pytest.mark.slow
+def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(pipeline, gallery, tmp_path):
+    log, moments, output = tmp_path / "log", Random(0), tmp_path / "found"
+
+    def run() -> None:
+        bulk(pipeline, gallery, output, resume=True)
+
+    started = time.monotonic()
+    assert ended(fork(run, log)) == 0, log.read_text()
+    seconds = time.monotonic() - started
+    expected = contents(output)
+    kills = 0
+    while kills < 20:
+        shutil.rmtree(output)
+        while ended(fork(run, log), seconds * moments.uniform(0.05, 0.6)) is None:
+            kills += 1
+        assert contents(output) == expected, log.read_text()

@@ -78,7 +78,7 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_
     from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
 
     pipeline = PromptInversionPipeline.from_pretrained(folder)
-    begun = pipeline.model.encode_prompts(["a red square"])[0]
+    begun = pipeline.model.encode_prompts(["a red square"]).tensors["prompt_embeds"][0]
     save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)
     options = ("--model", folder, "--steps", 0, "--json")
     meta = ("--start", "meta", "--starts", tmp_path / "starts")
@@ -103,15 +103,30 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_
         (("score", "red.png", ""), "a prompt must have words"),
         (("score", "red.png", "red " * 100), "a prompt has at most 77 tokens"),
         (("score", "red.png", "a room", "--dtype", "int8"), "dtype must be one of"),
-        (("score", "red.png", "a room", "--draws", "1"), "at least 2 terms, got 1"),
+        (("score", "red.png", "a room", "--draws", "1"), "draws must be at least 2, got 1"),
         (("invert", "nowhere.png", "--output", "o"), "nowhere.png"),
         (("invert", "text.png", "--output", "o"), "text.png"),
-        (("invert", "red.png", "red.png", "--output", "o"), "pictures must differ in name"),
+        (("invert", "red.png", "red.png", "--output", "o"), "images must differ in name"),
         (("invert", "red.png", "--output", "o", "--start", ""), "a prompt must have words"),
         (("invert", "red.png", "--output", "o", "--batch-size", "0"), "batch_size must be at"),
         (("invert", "red.png", "--output", "o", "--size", "15x16"), "size must be multiples of 2"),
         (("invert", "red.png", "--output", "o", "--weighting", "x"), "weighting must be one of"),
         (("invert", "red.png", "--output", "o", "--model", "."), "expected a diffusers pipeline"),
+        (("invert", "red.png", "--output", "o", "--starts", "none"), "starts: expected a folder"),
+        (("invert", "red.png", "--output", "o", "--guidance-scale", "nan"), "guidance_scale must"),
+        (("invert", "red.png", "--output", "o", "--average", "nan"), "average must be from 0 to"),
+        (("invert", "red.png", "--output", "o", "--draws", "0"), "draws must be at least 1, got"),
+        (("invert", "red.png", "--output", "o", "--seed", "-1"), "seed must be from 0 to below"),
+        (("invert", "red.png", "--output", "o", "--size", "99998x99998"), "size must have at most"),
+        (("invert", "half.png", "--output", "o"), "half.png: expected an image: "),
+        (("score", "half.png", "a room"), "half.png: cannot decode the image: "),
+        *(
+            (
+                ("invert", "red.png", "--output", "o", "--learning-rate", rate),
+                f"learning_rate must be finite and above 0, got {float(rate)}",
+            )
+            for rate in ("0", "-1", "nan", "inf")
+        ),
     ],
 )
 def test_a_users_error_is_one_line_and_leaves_nothing(
@@ -119,6 +134,7 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
 ):
     here = files[0].parent
     (here / "text.png").write_text("not a picture")
+    (here / "half.png").write_bytes((here / "red.png").read_bytes()[:-30])
     monkeypatch.chdir(here)
     model = () if "--model" in arguments else ("--model", str(folder))
     monkeypatch.setattr(sys, "argv", ["invcap", *arguments, *model])
@@ -126,5 +142,6 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
         main()
     printed = capsys.readouterr()
     assert stop.value.code == 1 and not printed.out
-    assert message in printed.err and "Traceback" not in printed.err
+    assert printed.err.rpartition("error: ")[2].count("\n") == 1
+    assert message in printed.err.rpartition("error: ")[2]
     assert not (here / "o").exists()

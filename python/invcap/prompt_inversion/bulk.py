@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 
@@ -72,14 +72,15 @@ def invert(
     paths: Sequence[Path],
     output: Path,
     settings: RunSettings,
-    processes: PartialState,
+    processes: Accelerator,
     resume: bool = False,
     captioner: Captioner | None = None,
 ) -> list[dict[str, Any]]:
     """Inverts images and writes a folder for each; see `PromptInversionPipeline.invert`.
 
     Batches take turns among the processes. A run that was killed resumes with `resume`, and ends
-    as if it had never stopped.
+    with the same bytes, on the same kind of processor and with as many threads, as if it had never
+    stopped.
 
     Args:
         paths: image files, and folders that stand for the image files in them.
@@ -157,10 +158,10 @@ def begin(
 
 
 def remove_unfinished(folders: Sequence[Path]) -> None:
-    """Removes the files that a killed process had begun to write."""
+    """Removes the files that a killed process had begun to write, and safetensors' own of them."""
     for folder in folders:
-        for unfinished in folder.glob(".*.tmp"):
-            unfinished.unlink()
+        for unfinished in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:
+            unfinished.unlink(missing_ok=True)
 
 
 def check_record(path: Path, asked: dict[str, Any]) -> None:
