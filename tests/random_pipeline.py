@@ -37,6 +37,7 @@ def make_pipeline(seed: int = 0, **scheduler: object) -> StableDiffusionPipeline
         block_out_channels=(8,),
         down_block_types=("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",),
+        mid_block_type=None,
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=2,
@@ -47,6 +48,7 @@ def make_pipeline(seed: int = 0, **scheduler: object) -> StableDiffusionPipeline
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
+        mid_block_add_attention=False,
         sample_size=16,
         scaling_factor=0.7,
     )

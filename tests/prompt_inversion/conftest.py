@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+from diffusers import DiffusionPipeline
 from PIL import Image
 from random_pipeline import make_pipeline
 
 from invcap.data.shapes import Scene, draw
+from invcap.diffusion.families import frozen, load_model
 from invcap.prompt_inversion import PromptInversionPipeline
 
 
@@ -22,8 +24,21 @@ def other_folder(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def networks(folder) -> DiffusionPipeline:
+    return load_model(folder).pipeline
+
+
 @pytest.fixture
-def pipeline(folder) -> PromptInversionPipeline:
+def pipeline(networks) -> PromptInversionPipeline:
+    """A pipeline of networks that all tests share; what changes those takes `own_pipeline`."""
+    pipeline = PromptInversionPipeline(frozen(networks))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def own_pipeline(folder) -> PromptInversionPipeline:
     pipeline = PromptInversionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from forks import ended, fork, run_forked, run_two_forked
+from forks import ended, fork, fork_two, run_forked
 from kills import KilledError
 from PIL import Image
 
@@ -349,10 +349,11 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_stopped(
 
     inversions.clear()
     steps = []
-    pipeline.text_to_image.unet.register_forward_hook(
+    hook = pipeline.text_to_image.unet.register_forward_hook(
         lambda *_: (torch.is_grad_enabled() and steps.append(1)) or None
     )
     rows = bulk(pipeline, gallery, output, resume=True)
+    hook.remove()
     assert inversions == [2, 1] and len(steps) == steps_left
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     moved = {
@@ -401,7 +402,7 @@ def test_resuming_with_other_settings_is_refused(
 
 
 def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
-    pipeline, other_folder, gallery, pictures, tmp_path
+    pipeline, own_pipeline, other_folder, gallery, pictures, tmp_path
 ):
     output = tmp_path / "found"
     run.begin(pipeline, [gallery], output, SETTINGS, resume=False)
@@ -411,8 +412,7 @@ def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
     with pytest.raises(ValueError, match="the weights differ: the file has those of"):
         bulk(other, gallery, output, resume=True)
     with pytest.raises(ValueError, match=r"dtype differs: the file has torch\.float32"):
-        bulk(pipeline.to(torch.bfloat16), gallery, output, resume=True)
-    pipeline.to(torch.float32)
+        bulk(own_pipeline.to(torch.bfloat16), gallery, output, resume=True)
     pictures[0].save(gallery / "d.png")
     message = "picture 3 differs: the file has deep/a.png, this run d.png"
     with pytest.raises(ValueError, match=message):
@@ -423,37 +423,40 @@ def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
         bulk(pipeline, gallery, output, resume=True)
 
 
-@pytest.fixture
-def three(folder, gallery, monkeypatch) -> list[object]:
-    """A command for three pictures, relative to a folder, so that its files name no other."""
-    monkeypatch.chdir(gallery.parent)
-    options = ["--model", folder, "--steps", 1, "--batch-size", 1]
-    return ["invert", "gallery/b.png", "gallery/deep", *options, "--output"]
+def test_two_processes_write_what_one_does(pipeline, gallery, tmp_path):
+    log, output = tmp_path / "log", tmp_path / "found"
+    settings = replace(SETTINGS, batch_size=1)
 
+    def run() -> None:
+        pipeline.set_progress_bar_config(disable=False)
+        bulk(pipeline, gallery, output, settings)
 
-def test_two_processes_write_what_one_does(three):
-    log = Path("log")
-    assert run_two_forked(*three, "found", log=log) == [0, 0], log.read_text()
-    assert "batch 1 of 3" in log.read_text() and "batch 2 of 3" not in log.read_text()
-    Path("found").rename("together")
-    assert run_forked(*three, "found", log=log) == 0, log.read_text()
-    assert contents(Path("found")) == contents(Path("together"))
+    assert fork_two(run, log) == [0, 0], log.read_text()
+    assert "batch 1 of 5" in log.read_text() and "batch 2 of 5" not in log.read_text()
+    output.rename(tmp_path / "together")
+    bulk(pipeline, gallery, output, settings)
+    assert contents(output) == contents(tmp_path / "together")
 
 
 @pytest.mark.slow
-def test_processes_fail_together_and_one_resumes_what_two_began(three):
-    assert run_forked(*three, "found", log=Path("log")) == 0
+def test_processes_fail_together_and_one_resumes_what_two_began(folder, gallery, monkeypatch):
+    monkeypatch.chdir(gallery.parent)
+    log = Path("log")
+    command = ["invert", "gallery/b.png", "gallery/deep", "--model", folder, "--steps", 1]
+    command += ["--batch-size", 1, "--output", "found"]
+    assert run_forked(*command, log=log) == 0, log.read_text()
     Path("found").rename("alone")
     # A file where the second batch, which is the second process's, needs a folder.
     Path("found").mkdir()
     Path("found/a").write_text("in the way")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    command = [*launcher, "invcap.cli", *map(str, three), "found"]
-    failed = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    failed = subprocess.run(
+        [*launcher, "invcap.cli", *map(str, command)], capture_output=True, text=True, timeout=240
+    )
     assert failed.returncode != 0 and "found/a" in failed.stderr
     assert "rank      : 1 " in failed.stderr
     Path("found/a").unlink()
-    assert run_forked(*three, "found", "--resume", log=Path("log")) == 0
+    assert run_forked(*command, "--resume", log=log) == 0, log.read_text()
     assert contents(Path("found")) == contents(Path("alone"))
 
 

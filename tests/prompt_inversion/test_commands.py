@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from invcap.cli import app, main
+from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
 
 FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png", "result.json"}
 
@@ -74,10 +75,7 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
     assert json.loads(done.stdout) == rows
 
 
-def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_path):
-    from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
-
-    pipeline = PromptInversionPipeline.from_pretrained(folder)
+def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, files, tmp_path):
     begun = pipeline.model.encode_prompts(["a red square"]).tensors["prompt_embeds"][0]
     save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)
     options = ("--model", folder, "--steps", 0, "--json")
@@ -130,8 +128,14 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, files, tmp_
     ],
 )
 def test_a_users_error_is_one_line_and_leaves_nothing(
-    arguments, message, folder, files, monkeypatch, capsys
+    arguments, message, folder, pipeline, files, monkeypatch, capsys
 ):
+    load = PromptInversionPipeline.from_pretrained
+    monkeypatch.setattr(
+        PromptInversionPipeline,
+        "from_pretrained",
+        lambda name, **options: pipeline if name == str(folder) else load(name, **options),
+    )
     here = files[0].parent
     (here / "text.png").write_text("not a picture")
     (here / "half.png").write_bytes((here / "red.png").read_bytes()[:-30])

@@ -76,8 +76,8 @@ def test_the_held_out_bound_rises(pipeline, pictures, over):
 
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_gradients_are_those_of_finite_differences(pipeline, pictures, over, weighting):
-    pipeline.to(torch.float64)
+def test_gradients_are_those_of_finite_differences(own_pipeline, pictures, over, weighting):
+    pipeline = own_pipeline.to(torch.float64)
     settings = replace(SETTINGS, weighting=weighting, timestep_range=(5, 45))
     objective, vectors = problem(pipeline, pictures[:1], settings, over)
     objective.latents = objective.latents.double()
@@ -328,10 +328,12 @@ def test_the_callback_sees_every_step(pipeline, pictures):
     assert seen == [(step, (2, 77, 16), (2,)) for step in range(1, 9)]
 
 
-def test_checkpointed_activations_and_sliced_attention_give_the_same(pipeline, folder, pictures):
+def test_checkpointed_activations_and_sliced_attention_give_the_same(
+    pipeline, own_pipeline, folder, pictures
+):
     plain = invert(pipeline, pictures[0])
-    pipeline.model.denoiser.enable_gradient_checkpointing()
-    torch.testing.assert_close(invert(pipeline, pictures[0]).prompt_embeds, plain.prompt_embeds)
+    own_pipeline.model.denoiser.enable_gradient_checkpointing()
+    torch.testing.assert_close(invert(own_pipeline, pictures[0]).prompt_embeds, plain.prompt_embeds)
     sliced = PromptInversionPipeline.from_pretrained(folder)
     sliced.text_to_image.enable_attention_slicing(1)
     torch.testing.assert_close(

@@ -117,7 +117,8 @@ def test_half_precision_gives_nearly_the_same_bound(folder, pipeline, pictures, 
     assert found.bound.tolist() == pytest.approx(exact.bound.tolist(), rel=tolerance)
 
 
-def test_latents_carry_the_autoencoders_own_scale(pipeline, pictures):
+def test_latents_carry_the_autoencoders_own_scale(own_pipeline, pictures):
+    pipeline = own_pipeline
     latents = pipeline.model.encode_images(pictures)
     assert latents.shape == (3, 4, 8, 8) and latents.dtype == torch.float32
     pipeline.text_to_image.vae.register_to_config(scaling_factor=1.4)

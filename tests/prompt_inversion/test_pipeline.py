@@ -78,7 +78,7 @@ def test_a_broken_picture_is_named(pipeline, pictures, tmp_path):
             use(tmp_path / "half.png")
 
 
-def test_a_frozen_model_knows_its_weights_and_reads_them_once(pipeline, monkeypatch):
+def test_a_frozen_model_knows_its_weights_and_reads_them_once(own_pipeline, monkeypatch):
     counted = []
     for name in ("fingerprint", "signature"):
         function = getattr(hashing, name)
@@ -88,7 +88,7 @@ def test_a_frozen_model_knows_its_weights_and_reads_them_once(pipeline, monkeypa
             return function(module)
 
         monkeypatch.setattr(model_file, name, count)
-    model = pipeline.model
+    model = own_pipeline.model
     first = model.fingerprint
     assert [model.fingerprint, model.signature] == [first, model.signature]
     assert counted == ["fingerprint", "signature"]
