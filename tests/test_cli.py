@@ -1,13 +1,14 @@
 import json
-import signal
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forks import run_forked
 from PIL import Image
-from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from invcap.cli import app, main
@@ -16,17 +17,24 @@ from invcap.data.shapes import draw, scenes
 TINY = ("--steps", "8", "--autoencoder-steps", "4", "--batch-size", "16", "--depth", "2")
 
 
-def invcap(*arguments: object, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [sys.executable, "-m", "invcap.cli", *map(str, arguments)], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    return done
+@dataclass(frozen=True)
+class Printed:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def invcap(*arguments: object, code: int = 0) -> Printed:
+    with tempfile.TemporaryDirectory() as folder:
+        output, log = (Path(folder) / name for name in ("output", "log"))
+        assert run_forked(*arguments, log=log, output=output) == code, log.read_text()
+        return Printed(output.read_text(), log.read_text())
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Sixty pictures of shapes with metadata.jsonl, and a broken one."""
+    """Sixty images of shapes with metadata.jsonl, and a broken one."""
     folder = tmp_path_factory.mktemp("pictures")
     rows = []
     for i, scene in enumerate(list(scenes())[::400]):
@@ -66,26 +74,35 @@ def test_a_run_writes_its_model_metrics_report_and_logs(trained):
     assert not list(trained.rglob("*.pt")) and not list(trained.rglob("*.tmp"))
 
 
-def test_a_run_killed_at_any_moment_and_resumed_gives_the_same_weights(train, trained, tmp_path):
-    output = tmp_path / "killed"
-    arguments = [sys.executable, "-m", "invcap.cli", *map(str, train), str(output)]
-    arguments += ["--checkpoint-every", "1"]
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not (output / "checkpoint.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    invcap(*train, output, "--checkpoint-every", "1", "--resume")
-    weights, resumed = (load_file(path / "model.safetensors") for path in (trained, output))
-    assert all((weights[name] == resumed[name]).all() for name in weights)
-
-
 def test_a_finished_run_is_not_overwritten_unasked(train, trained):
     before = (trained / "model.safetensors").read_bytes()
     done = invcap(*train, trained, code=1)
     assert "holds a run already" in done.stderr
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_overwriting_removes_what_a_run_wrote_and_only_when_the_new_data_can_be_used(
+    train, trained, tmp_path
+):
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    (output / "notes.txt").write_text("mine")
+    before = (output / "model.safetensors").read_bytes()
+    done = invcap("train", "--data", "nowhere", "--overwrite", "--output", output, code=1)
+    assert "nowhere: no such folder or file" in done.stderr
+    assert (output / "model.safetensors").read_bytes() == before
+    invcap(*train, output, "--overwrite", "--seed", 5)
+    assert (output / "notes.txt").read_text() == "mine"
+    assert (output / "model.safetensors").read_bytes() != before
+
+
+def test_the_configuration_that_a_run_writes_gives_the_same_run(train, trained, tmp_path):
+    again = tmp_path / "again"
+    invcap("train", "--config", trained / "run.yaml", "--output", again)
+    for name in ("run.yaml", "model.safetensors"):
+        assert (again / name).read_bytes() == (trained / name).read_bytes()
+    invcap("train", "--config", trained / "run.yaml", "--seed", 3, "--output", tmp_path / "other")
+    assert "seed: 3" in (tmp_path / "other" / "run.yaml").read_text()
 
 
 def test_evaluate_measures_what_training_measured(trained, folder):
@@ -110,7 +127,7 @@ def test_caption_chooses_from_a_file_of_sentences(trained, folder, tmp_path):
     assert done.stdout.split("\t")[1] in ("a whale", "a fiddle")
 
 
-def test_generate_writes_a_picture_for_each_sentence(trained, tmp_path):
+def test_generate_writes_an_image_for_each_sentence(trained, tmp_path):
     done = invcap("generate", trained, "a red star", "a blue ring", "--output", tmp_path, "--json")
     result = json.loads(done.stdout)
     assert [row["text"] for row in result] == ["a red star", "a blue ring"]
@@ -133,10 +150,24 @@ def test_train_py_is_the_train_command(train):
         (("train", "--size", "big", "--output", "o"), "size must be HEIGHTxWIDTH"),
         (("train", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
         (("train", "--objective", "both", "--output", "o"), "objective must be one of"),
+        (("train", "--size", "100000x100000", "--output", "o"), "size must be from 1x1 to"),
+        (("train", "--held-out", "2", "--output", "o"), "expected a share between 0 and 1, got 2"),
+        (("train", "--learning-rate", "0", "--output", "o"), "learning_rate must be finite"),
+        (("train", "--learning-rate", "nan", "--output", "o"), "learning_rate must be finite"),
+        (("train", "--negative-slope", "-1", "--output", "o"), "negative_slope must be finite"),
+        (("train", "--noise", "inf", "--output", "o"), "noise must be finite"),
+        (("train", "--device", "tpu", "--output", "o"), "device must be auto, cpu, cuda or cuda:N"),
+        (("train", "--precision", "int8", "--output", "o"), "precision must be one of"),
+        (("train", "--report-to", "paper", "--output", "o"), "report_to must be one of"),
+        (("train", "--storage", "int8", "--output", "o"), "storage must be one of"),
+        (("train", "--autoencoder", "nowhere", "--output", "o"), "nowhere: neither a folder nor"),
+        (("train", "--sentence-encoder", "./nowhere", "--output", "o"), "sentence_encoder: ./nowh"),
+        (("train-autoencoder", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
     ],
 )
 def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sys, "argv", ["invcap", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -149,7 +180,8 @@ def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, m
 @pytest.mark.parametrize(
     "command",
     [
-        *("train", "train-autoencoder", "evaluate", "caption", "generate", "score", "invert"),
+        *("train", "train-autoencoder", "train-starts", "evaluate"),
+        *("caption", "generate", "score", "invert"),
         "data emoji",
     ],
 )
@@ -157,3 +189,14 @@ def test_every_commands_help_shows_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert f"invcap {command}" in result.output.split("Example:")[1]
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "bad.yaml").write_text("stepps: 3\n")
+    (tmp_path / "list.yaml").write_text("- 3\n")
+    for name, message in (
+        ("bad.yaml", "stepps is not an option"),
+        ("list.yaml", "expected option"),
+    ):
+        result = CliRunner().invoke(app, ["train", "--output", "o", "--config", tmp_path / name])
+        assert result.exit_code == 2 and message in " ".join(result.output.split())

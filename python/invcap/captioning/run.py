@@ -36,7 +36,7 @@ from invcap.encoders.images import (
     save_autoencoder,
 )
 from invcap.encoders.sentences import MINILM, SentenceEncoder
-from invcap.files import write_json, write_text
+from invcap.files import remove_unfinished, write_json, write_text
 from invcap.hashing import digest
 
 RECORD = "run.yaml"
@@ -117,6 +117,7 @@ def train(
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
+        remove_unfinished(output, output / "autoencoder")
         text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
         write_text(output / RECORD, text)
     accelerator.wait_for_everyone()
@@ -126,7 +127,6 @@ def train(
     trained = train_network(
         training, latent_scaler, embedding_scaler, settings, output, accelerator
     )
-    accelerator.end_training()
     finished = time.perf_counter()
     metrics: dict[str, Any] = {}
     if accelerator.is_main_process:

@@ -94,11 +94,12 @@ def source_options(
 def configuration(context: typer.Context) -> dict[str, Any]:
     """The options that a command was given or took by default, as its `--config` reads them."""
     elsewhere = ("config", "output", "resume", "overwrite", "as_json")
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in context.params.items()
-        if name not in elsewhere and value not in (None, [])
-    }
+    found = {}
+    for option in context.command.params:
+        value = context.params.get(option.name)
+        if option.name not in elsewhere and value not in (None, [], ()):
+            found[option.name] = str(value) if isinstance(value, Path) else value
+    return found
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:

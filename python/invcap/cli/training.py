@@ -149,6 +149,7 @@ def train(
         overwrite,
         configuration(context),
     )
+    processes.end_training()
     if processes.is_main_process:
         print_metrics(metrics, as_json)
         typer.echo(f"report: {output / 'report.html'}", err=as_json)
@@ -187,6 +188,7 @@ def train_autoencoder(
         cache,
         processes,
     )
+    processes.end_training()
     if processes.is_main_process:
         print_result(
             f"{output}: latents of {result['latent_shape']}, held-out PSNR {result['psnr']:.1f} dB",

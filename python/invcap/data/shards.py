@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.files import read_json, replacing, write_json
+from invcap.files import read_json, remove_unfinished, replacing, write_json
 
 logger = logging.getLogger(__name__)
 SHARD_ROWS = 2048
@@ -192,6 +192,7 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 def _remove_broken(folder: Path) -> None:
+    remove_unfinished(folder)
     for path in folder.glob("*.arrow"):
         try:
             _open(path)

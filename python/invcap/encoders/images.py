@@ -108,7 +108,8 @@ def load_autoencoder(name: str) -> Autoencoder:
 def save_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
     """Writes an autoencoder as diffusers does, config.json last."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+    autoencoder.register_to_config(_name_or_path="")
+    with tempfile.TemporaryDirectory(".tmp", f".{folder.name}-", folder.parent) as temporary:
         autoencoder.save_pretrained(temporary)
         folder.mkdir(exist_ok=True)
         for file in sorted(Path(temporary).iterdir(), key=lambda path: path.suffix == ".json"):
