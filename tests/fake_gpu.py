@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -18,6 +18,16 @@ def fake_gpu() -> Iterator[None]:
     """
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _WithoutGuards():
         yield
+
+
+def move_without_data(module: nn.Module, device: str) -> None:
+    """Gives a module weights without data on a device that need not be there."""
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(part, name, nn.Parameter(empty, requires_grad=False))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 class _WithoutGuards(TorchFunctionMode):

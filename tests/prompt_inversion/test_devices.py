@@ -5,7 +5,7 @@ torch raises where a tensor of the CPU slips into either.
 
 import pytest
 import torch
-from fake_gpu import fake_gpu
+from fake_gpu import fake_gpu, move_without_data
 from random_pipeline import make_pipeline
 from torch import nn
 
@@ -23,15 +23,9 @@ each_parametrization = pytest.mark.parametrize("over", ["hidden_states", "token_
 
 
 def move_(model: FrozenTextToImage, device: str) -> None:
-    """Gives a model weights without data on a device that need not be there."""
     for network in model.pipeline.components.values():
         if isinstance(network, nn.Module):
-            for part in network.modules():
-                for name, weight in list(part.named_parameters(recurse=False)):
-                    moved = torch.empty_like(weight, device=device)
-                    setattr(part, name, nn.Parameter(moved, requires_grad=False))
-                for name, buffer in list(part.named_buffers(recurse=False)):
-                    setattr(part, name, torch.empty_like(buffer, device=device))
+            move_without_data(network, device)
 
 
 @pytest.fixture
