@@ -29,9 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(*folders: Path) -> None:
-    """Removes what a killed process had begun to write into some folders."""
+    """Removes what a killed process, or safetensors in it, had begun to write into some folders."""
     for folder in folders:
-        for unfinished in folder.glob(".*.tmp"):
+        for unfinished in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:
             if unfinished.is_dir():
                 shutil.rmtree(unfinished)
             else:

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from invcap.data import Example, Skipped, decode_images, log_skipped
-from invcap.data.pictures import open_picture
+from invcap.data.images import open_image
 
 
 def example(path: Path) -> Example:
-    return Example(path.name, ("a picture",), path.name, partial(open_picture, path))
+    return Example(path.name, ("a picture",), path.name, partial(open_image, path))
 
 
 def drawn(picture: Image.Image) -> Example:
@@ -42,7 +42,7 @@ def test_cmyk_becomes_rgb(files: Path):
 
 
 def test_the_orientation_that_a_camera_wrote_is_obeyed(files: Path):
-    picture = open_picture(files / "pictures/turned.jpg")
+    picture = open_image(files / "pictures/turned.jpg")
     assert picture.size == (12, 16)
     assert picture.getpixel((10, 8))[0] < 60
     assert picture.getpixel((1, 8))[0] > 200

@@ -207,7 +207,7 @@ UNUSABLE = {
 def test_settings_that_cannot_be_used_are_an_error_before_a_picture_is_read(
     changes, message, pipeline, gallery, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "open_picture", lambda path: pytest.fail("read a picture"))
+    monkeypatch.setattr(sources, "open_image", lambda path: pytest.fail("read a picture"))
     with pytest.raises(ValueError, match=message):
         bulk(pipeline, gallery, tmp_path / "found", replace(SETTINGS, **changes))
     assert not (tmp_path / "found").exists()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from invcap.captioning.compose import compositions
 from invcap.captioning.scaler import Scaler
-from invcap.data import fit_picture
-from invcap.data.pictures import open_picture, to_rgb
+from invcap.data import fit_image
+from invcap.data.images import open_image, to_rgb
 from invcap.encoders.images import ImageEncoder, check_features, load_autoencoder, save_autoencoder
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, read_tensors, write_json, write_tensors
@@ -256,11 +256,11 @@ class InvertibleCaptioner:
         images = [images] if isinstance(images, ImageSource) else list(images)
         if not images:
             raise ValueError("images must hold at least one image, got none")
-        return np.stack([fit_picture(_open(image), self.image_encoder.size) for image in images])
+        return np.stack([fit_image(_open(image), self.image_encoder.size) for image in images])
 
 
 def _open(image: ImageSource) -> Image.Image:
-    return to_rgb(image) if isinstance(image, Image.Image) else open_picture(Path(image))
+    return to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
 
 
 def _captions(distances: Tensor, texts: Sequence[str], top_k: int) -> list[list[Caption]]:

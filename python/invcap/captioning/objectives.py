@@ -1,4 +1,4 @@
-"""What training minimises, on standardised latents x and embeddings e, (rows, n) each."""
+"""What training minimizes, on standardized latents x and embeddings e, (rows, n) each."""
 
 from typing import Literal, get_args
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from invcap.data.decode import decode_images, fit_picture
+from invcap.data.decode import decode_images, fit_image
 from invcap.data.example import Example, Examples, Skipped, listing, log_skipped
 from invcap.data.files import UNDERSTOOD, load_files
 from invcap.data.split import split_by_group
@@ -17,7 +17,7 @@ __all__ = [
     "Examples",
     "Skipped",
     "decode_images",
-    "fit_picture",
+    "fit_image",
     "load_examples",
     "log_skipped",
     "split_by_group",

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from invcap.data.example import Example, Skipped
 
 
-def fit_picture(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+def fit_image(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Scales (bicubic, antialiased) until `size`, (height, width), is just covered.
 
     What sticks out on two opposite sides is cut off evenly (a centre crop).
@@ -23,7 +23,7 @@ def fit_picture(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def decode_images(
     examples: Sequence[Example], size: tuple[int, int]
 ) -> tuple[np.ndarray, list[Example], list[Skipped]]:
-    """Decodes images, all at one size; each keeps its aspect, see `fit_picture`.
+    """Decodes images, all at one size; each keeps its aspect, see `fit_image`.
 
     Args:
         examples: what to decode.
@@ -37,7 +37,7 @@ def decode_images(
 
     def decode(index: int) -> Skipped | None:
         try:
-            pixels[index] = fit_picture(examples[index].open(), size)
+            pixels[index] = fit_image(examples[index].open(), size)
         except OSError as error:
             return Skipped(examples[index].name, str(error))
         return None

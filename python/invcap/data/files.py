@@ -11,7 +11,7 @@ from invcap.data.coco import read_coco
 from invcap.data.example import Examples, Skipped
 from invcap.data.flickr30k import read_results_csv, read_token
 from invcap.data.metadata import read_metadata_csv, read_metadata_jsonl
-from invcap.data.rows import Row, examples_in_folder, find_pictures
+from invcap.data.rows import Row, examples_in_folder, find_images
 from invcap.data.text_beside import has_text_beside, read_text_beside
 
 
@@ -67,7 +67,7 @@ def load_files(source: Path, pictures: Path | None = None) -> Examples | None:
     if found := _find_annotations(source):
         annotations, file = found
         rows = list(annotations.read(file))
-        return examples_in_folder(rows, pictures or _picture_folder(annotations, file, rows))
+        return examples_in_folder(rows, pictures or _image_folder(annotations, file, rows))
     if source.is_dir() and has_text_beside(source):
         return examples_in_folder(read_text_beside(source), source)
     return None
@@ -87,6 +87,6 @@ def _find_annotations(source: Path) -> tuple[Format, Path] | None:
     return None
 
 
-def _picture_folder(kind: Format, file: Path, rows: list[Row | Skipped]) -> Path:
+def _image_folder(kind: Format, file: Path, rows: list[Row | Skipped]) -> Path:
     names = {row.name for row in rows if isinstance(row, Row)}
-    return file.parent if kind.beside or not names else find_pictures(file, names)
+    return file.parent if kind.beside or not names else find_images(file, names)

@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from PIL import Image
 
 from invcap.data.example import Example, Examples, ExampleTable, Skipped, log_skipped
-from invcap.data.pictures import find_inside, open_picture
+from invcap.data.images import find_inside, open_image
 from invcap.data.rows import printable, usable_captions
 from invcap.hashing import digest
 
@@ -33,7 +33,7 @@ CAPTION_NAMES = (
     r"txt",
     r"(description|alt_text|label_text|prompt|title)s?",
 )
-PICTURE_NAMES = r"(image|picture|img|photo|jpg|jpeg|png|webp)(_?bytes)?"
+IMAGE_NAMES = r"(image|picture|img|photo|jpg|jpeg|png|webp)(_?bytes)?"
 SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 
 
@@ -41,7 +41,7 @@ SAVED_TO_DISK = ("state.json", "dataset_dict.json")
 class Columns:
     """Which columns of a table are what."""
 
-    picture: str
+    image: str
     captions: tuple[str, ...]
     group: str | None
 
@@ -77,7 +77,7 @@ class ExampleStream:
             usable, group, wrong = self._columns.read(row, label)
             skipped += wrong
             if usable:
-                opener = partial(_open, row[self._columns.picture], self._source)
+                opener = partial(_open, row[self._columns.image], self._source)
                 yield Example(label, usable, group, opener)
         log_skipped(skipped, logger)
 
@@ -115,7 +115,7 @@ def load_hugging_face(
         raise ValueError(f"hf: expected OWNER/NAME or a path, got {path!r}, which does not exist")
     table = _load(path, split, config, streaming)
     columns = _columns(table, picture_column, caption_columns, group_column)
-    undecoded = _undecoded(table, columns.picture)
+    undecoded = _undecoded(table, columns.image)
     if isinstance(undecoded, datasets.IterableDataset):
         return _stream(undecoded, columns, path, name, config or "")
     names, texts, groups, kept = [], [], [], []
@@ -129,10 +129,10 @@ def load_hugging_face(
             texts.append(usable)
             groups.append(group)
             kept.append(index)
-    pictures = undecoded.select_columns([columns.picture])
+    images = undecoded.select_columns([columns.image])
 
     def open_at(index: int) -> Image.Image:
-        return _open(pictures[kept[index]][columns.picture], path)
+        return _open(images[kept[index]][columns.image], path)
 
     identity = digest(table._fingerprint, str(columns))
     return Examples(ExampleTable(names, texts, groups, open_at), skipped, identity)
@@ -169,7 +169,7 @@ def load_tar_shards(
         raise ValueError(f"{pattern}: expected images and texts, found none")
     columns = _columns(table, picture_column, caption_columns, group_column)
     states = [f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-    return _stream(_undecoded(table, columns.picture), columns, pattern, *states)
+    return _stream(_undecoded(table, columns.image), columns, pattern, *states)
 
 
 def _stream(
@@ -212,28 +212,28 @@ def _columns(
     group_column: str | None,
 ) -> Columns:
     features = table.features
-    picture = picture_column or _picture_column(features)
-    captions = caption_columns or _caption_columns(features, picture)
+    image = picture_column or _image_column(features)
+    captions = caption_columns or _caption_columns(features, image)
     captions = (captions,) if isinstance(captions, str) else tuple(captions)
-    columns = Columns(picture, captions, group_column or ("group" if "group" in features else None))
-    for column in (picture, *columns.words()):
+    columns = Columns(image, captions, group_column or ("group" if "group" in features else None))
+    for column in (image, *columns.words()):
         if column not in features:
             raise _columns_error(f"a column {column}", features)
     return columns
 
 
-def _picture_column(features: datasets.Features) -> str:
-    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    if len(pictures) == 1:
-        return pictures[0]
-    named = [name for name in pictures or features if re.fullmatch(PICTURE_NAMES, name.lower())]
+def _image_column(features: datasets.Features) -> str:
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if len(images) == 1:
+        return images[0]
+    named = [name for name in images or features if re.fullmatch(IMAGE_NAMES, name.lower())]
     if len(named) != 1:
         raise _columns_error("one column of pictures (or say which: picture_column=)", features)
     return named[0]
 
 
-def _caption_columns(features: datasets.Features, picture: str) -> list[str]:
-    texts = [name for name, kind in features.items() if name != picture and _holds_text(kind)]
+def _caption_columns(features: datasets.Features, image: str) -> list[str]:
+    texts = [name for name, kind in features.items() if name != image and _holds_text(kind)]
     for pattern in CAPTION_NAMES:
         if named := [name for name in texts if re.fullmatch(pattern, name.lower())]:
             return named
@@ -253,9 +253,9 @@ def _columns_error(expected: str, features: datasets.Features) -> ValueError:
     return ValueError(f"expected {expected}, got the columns {columns}")
 
 
-def _undecoded(table: Any, picture: str) -> Any:
-    if isinstance(table.features[picture], datasets.Image):
-        return table.cast_column(picture, datasets.Image(decode=False))
+def _undecoded(table: Any, image: str) -> Any:
+    if isinstance(table.features[image], datasets.Image):
+        return table.cast_column(image, datasets.Image(decode=False))
     return table
 
 
@@ -270,15 +270,15 @@ def _open(value: Any, source: str) -> Image.Image:
     if isinstance(value, dict):
         content, file = value.get("bytes"), value.get("path")
     if isinstance(content, bytes):
-        return open_picture(io.BytesIO(content))
+        return open_image(io.BytesIO(content))
     if not isinstance(file, str):
         got = "none" if value is None else type(value).__name__
         raise OSError(f"no image: expected bytes or a path, got {got}")
-    return open_picture(_find_file(file, source))
+    return open_image(_find_file(file, source))
 
 
 def _find_file(file: str, source: str) -> Path:
-    """A picture that a data set names instead of holding: only in its own folder or the cache."""
+    """An image that a data set names instead of holding: only in its own folder or the cache."""
     home = Path(source).parent if Path(source).is_file() else source
     for root in (home, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE):
         folder = Path(root).absolute()

@@ -10,7 +10,7 @@ from fontTools.ttLib import TTFont, TTLibError
 from PIL import Image
 
 from invcap.data.emoji_groups import EMOJI_PRESENTATION
-from invcap.data.pictures import to_rgb
+from invcap.data.images import to_rgb
 
 NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 LIGATURES = 4

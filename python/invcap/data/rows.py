@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from invcap.data.example import Examples, ExampleTable, Skipped
-from invcap.data.pictures import find_inside, open_picture
+from invcap.data.images import find_inside, open_image
 from invcap.hashing import digest
 
 
@@ -80,12 +80,12 @@ def examples_in_folder(rows: Iterable[Row | Skipped], folder: Path) -> Examples:
         keys.append(groups.get(raw_name, path.relative_to(root).as_posix()))
         paths.append(str(path))
         states.append(f"{path} {state.st_size} {state.st_mtime_ns}")
-    examples = ExampleTable(names, texts, keys, lambda index: open_picture(Path(paths[index])))
+    examples = ExampleTable(names, texts, keys, lambda index: open_image(Path(paths[index])))
     identity = digest(*states, *keys, *(text for one in texts for text in (*one, "")))
     return Examples(examples, skipped, identity)
 
 
-def find_pictures(annotations: Path, names: Collection[str]) -> Path:
+def find_images(annotations: Path, names: Collection[str]) -> Path:
     """The folder with most of the named pictures.
 
     Looked at are the folder of the annotation file and its sub-folders (Flickr30k), then, if none

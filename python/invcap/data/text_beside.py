@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from invcap.data.example import Skipped
-from invcap.data.pictures import find_inside, pictures_in
+from invcap.data.images import find_inside, images_in
 from invcap.data.rows import Row
 
 
 def has_text_beside(folder: Path) -> bool:
     """Whether any picture in `folder` or below has its text file."""
-    return any(path.with_suffix(".txt").is_file() for path in pictures_in(folder))
+    return any(path.with_suffix(".txt").is_file() for path in images_in(folder))
 
 
 def read_text_beside(folder: Path) -> Iterator[Row | Skipped]:
     """Every picture in `folder` and below; its text file holds one caption a line."""
     root = folder.resolve()
     used: set[Path] = set()
-    for path in sorted(pictures_in(folder)):
+    for path in sorted(images_in(folder)):
         name = path.relative_to(folder).as_posix()
         text = path.with_suffix(".txt")
         used.add(text)

@@ -13,8 +13,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
-from invcap.data import fit_picture
-from invcap.data.pictures import open_picture, to_rgb
+from invcap.data import fit_image
+from invcap.data.images import open_image, to_rgb
 from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.schedule import NoiseSchedule
@@ -193,7 +193,7 @@ class FrozenTextToImage(ABC):
         images = as_images(images)
         return torch.cat(
             [
-                self.encode_pixels(to_unit_range(fit_picture(image, size)[None].copy()))
+                self.encode_pixels(to_unit_range(fit_image(image, size)[None].copy()))
                 for image in images
             ]
         )
@@ -236,6 +236,6 @@ def as_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
     if not images:
         raise ValueError("images must hold at least one image, got none")
     return [
-        to_rgb(image) if isinstance(image, Image.Image) else open_picture(Path(image))
+        to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
         for image in images
     ]

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 
-from invcap.data import fit_picture
-from invcap.data.pictures import open_picture
-from invcap.files import read_json, write_json
+from invcap.data import fit_image
+from invcap.data.images import open_image
+from invcap.files import read_json, remove_unfinished, write_json
 from invcap.hashing import check_identity, same_signature
 from invcap.prompt_inversion.inputs import check_inputs
 from invcap.prompt_inversion.output import PromptInversionOutput
@@ -151,17 +151,10 @@ def begin(
     }
     if path.exists():
         check_record(path, json.loads(json.dumps(record)))
-        remove_unfinished([output / CHECKPOINTS, *(output / source.folder for source in sources)])
+        remove_unfinished(output / CHECKPOINTS, *(output / source.folder for source in sources))
     else:
         write_json(path, record)
     return sources
-
-
-def remove_unfinished(folders: Sequence[Path]) -> None:
-    """Removes the files that a killed process had begun to write, and safetensors' own of them."""
-    for folder in folders:
-        for unfinished in [*folder.glob(".*.tmp"), *folder.glob(".tmp*")]:
-            unfinished.unlink(missing_ok=True)
 
 
 def check_record(path: Path, asked: dict[str, Any]) -> None:
@@ -204,8 +197,7 @@ def invert_batch(
     if missing:
         seed = settings.seed + first
         targets = [
-            Image.fromarray(fit_picture(open_picture(source.path), settings.size))
-            for source in batch
+            Image.fromarray(fit_image(open_image(source.path), settings.size)) for source in batch
         ]
         started = time.perf_counter()
         found = pipeline.invert(

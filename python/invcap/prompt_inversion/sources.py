@@ -12,7 +12,7 @@ from pathlib import Path
 
 from invcap.data import Skipped, log_skipped
 from invcap.data.example import listing
-from invcap.data.pictures import SUFFIXES, open_picture, pictures_in
+from invcap.data.images import SUFFIXES, images_in, open_image
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def find_sources(path: Path, output: Path) -> list[Source]:
         raise ValueError(f"{output}: must not be in {path}, the images' folder")
     sources = [
         Source(file, file.relative_to(path).as_posix(), found=True)
-        for file in sorted(pictures_in(path))
+        for file in sorted(images_in(path))
         if not file.is_dir()
     ]
     if not sources:
@@ -87,7 +87,7 @@ def examine(source: Source) -> str | Skipped:
     """A hash of an image file, or why it cannot be decoded."""
     try:
         content = source.path.read_bytes()
-        open_picture(BytesIO(content))
+        open_image(BytesIO(content))
     except OSError as error:
         return Skipped(str(source.path), str(error))
     return sha256(content).hexdigest()

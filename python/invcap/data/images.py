@@ -16,7 +16,7 @@ SUFFIXES = frozenset(
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
+def images_in(folder: Path) -> Iterator[Path]:
     """The files in `folder` and below whose names say that they are pictures."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
@@ -32,7 +32,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
-def open_picture(source: Path | IO[bytes]) -> Image.Image:
+def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Decodes a file or a stream of bytes; of an animation, the first frame.
 
     Raises:
