@@ -23,13 +23,13 @@ from layer_speed import peak_resident
 from PIL import Image
 from timing import median_seconds
 
-from invcap.captioning.pairs import Pairs
+from invcap.captioning.pairs import Pairs, in_memory
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import TrainSettings, train_network
 from invcap.data import load_examples
 from invcap.data.encode import encode_images
 from invcap.data.settings import DataSettings
-from invcap.data.shards import Rows, ShardRows, numbers, write_shards
+from invcap.data.shards import ShardRows, numbers, write_shards
 from invcap.encoders.autoencoder import ConvAutoencoder
 from invcap.encoders.images import ImageEncoder
 from invcap.files import read_json, write_json, write_text
@@ -104,11 +104,6 @@ def peak(command: str, count: int, work: Path) -> float:
     result = work / "peak.json"
     subprocess.run([sys.executable, __file__, command, str(count), work, result], check=True)
     return read_json(result) / 2**30
-
-
-def in_memory(rows: Rows) -> torch.Tensor:
-    """All rows as one tensor."""
-    return rows[torch.arange(len(rows))]
 
 
 def make_images(folder: Path, count: int) -> None:

@@ -32,7 +32,10 @@ def encode(encoder, sentences, accelerator, tmp_path):
             accelerator,
             dtype,
         )
-        return make_pairs(images, sentences, tmp_path, accelerator, dtype)
+        return [
+            make_pairs(images, side, sentences, tmp_path, accelerator, dtype)
+            for side in (False, True)
+        ]
 
     return run
 

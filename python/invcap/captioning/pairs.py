@@ -68,45 +68,44 @@ def encode_captions(
 
 def make_pairs(
     images: EncodedImages,
+    held_out: bool,
     sentences: SentenceEncoder,
     cache: Path,
     accelerator: Accelerator,
     dtype: str = "float32",
-) -> tuple[Pairs, Pairs]:
-    """The training pairs, which stay on disk, and the held-out ones, which are in memory."""
-    every = list(dict.fromkeys(caption for said in images.captions for caption in said))
-    known = {caption: number for number, caption in enumerate(every)}
-    embeddings = encode_captions(every, sentences, cache, accelerator, dtype)
-    latents = images.rows()
-    sides = [torch.from_numpy(np.flatnonzero(images.held_out == side)) for side in (False, True)]
-    pngs = images.pngs() if len(sides[1]) else []
-    found = []
-    for side, chosen in zip(("train", "held out"), sides, strict=True):
-        said = [images.captions[index] for index in chosen.tolist()]
-        image = torch.arange(len(said)).repeat_interleave(torch.tensor([len(one) for one in said]))
-        caption = torch.tensor([known[text] for one in said for text in one])
-        used, caption = caption.unique(return_inverse=True)
-        first = chosen * images.variants
-        variants = torch.arange(images.variants if side == "train" else 1)
-        found.append(
-            Pairs(
-                names=[images.names[index] for index in chosen.tolist()],
-                latents=ChosenRows(latents, (first[:, None] + variants).flatten()),
-                captions=[every[index] for index in used.tolist()],
-                embeddings=ChosenRows(embeddings, used),
-                image=image,
-                caption=caption,
-                variants=len(variants),
-                pngs=[] if side == "train" else [pngs[index] for index in chosen.tolist()],
-                identity=digest(images.identity, sentences.fingerprint, dtype, side),
-            )
+) -> Pairs:
+    """The held-out pairs, in memory, or the training ones with their variants, on disk.
+
+    Raises:
+        ValueError: there are none.
+    """
+    chosen = np.flatnonzero(images.held_out == held_out).tolist()
+    if not chosen:
+        raise ValueError(
+            f"held_out: no {'held-out' if held_out else 'training'} example among "
+            f"{len(images.held_out)}; expected more groups, or another share or seed"
         )
-    training, held_out = found
-    return training, in_memory(held_out)
+    said = [images.captions[index] for index in chosen]
+    captions = list(dict.fromkeys(caption for one in said for caption in one))
+    known = {caption: number for number, caption in enumerate(captions)}
+    embeddings = encode_captions(captions, sentences, cache, accelerator, dtype)
+    variants = 1 if held_out else images.variants
+    first = torch.tensor(chosen) * images.variants
+    latents = ChosenRows(images.rows(), (first[:, None] + torch.arange(variants)).flatten())
+    pngs = images.pngs() if held_out else []
+    return Pairs(
+        names=[images.names[index] for index in chosen],
+        latents=in_memory(latents) if held_out else latents,
+        captions=captions,
+        embeddings=in_memory(embeddings) if held_out else embeddings,
+        image=torch.arange(len(said)).repeat_interleave(torch.tensor([len(one) for one in said])),
+        caption=torch.tensor([known[caption] for one in said for caption in one]),
+        variants=variants,
+        pngs=[pngs[index] for index in chosen] if held_out else [],
+        identity=digest(images.identity, embeddings.identity, str(held_out)),
+    )
 
 
-def in_memory(pairs: Pairs) -> Pairs:
-    """The same pairs with their numbers as tensors."""
-    latents = pairs.latents[torch.arange(len(pairs.latents))]
-    embeddings = pairs.embeddings[torch.arange(len(pairs.embeddings))]
-    return Pairs(**{**vars(pairs), "latents": latents, "embeddings": embeddings})
+def in_memory(rows: Rows) -> Tensor:
+    """All rows, (N, n)."""
+    return rows[torch.arange(len(rows))]

@@ -112,14 +112,18 @@ def train(
     encoder = make_image_encoder(source, data, sentences.features, encoders, cache, accelerator)
     check_features(encoder, sentences)
     images = encode(source, data, encoder, cache, accelerator, encoders.storage)
-    training, held_out = make_pairs(images, sentences, cache, accelerator, encoders.storage)
+    training, held_out = (
+        make_pairs(images, side, sentences, cache, accelerator, encoders.storage)
+        for side in (False, True)
+    )
     latent_scaler, embedding_scaler = Scaler.of(training.latents), Scaler.of(training.embeddings)
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
         remove_unfinished(output, output / "autoencoder")
-        text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
-        write_text(output / RECORD, text)
+        if not (output / CHECKPOINT).exists():
+            text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
+            write_text(output / RECORD, text)
     accelerator.wait_for_everyone()
     prepared = time.perf_counter()
 
@@ -186,10 +190,14 @@ def evaluate_captioner(
     model: InvertibleCaptioner, data: DataSettings, cache: Path, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Measures both directions of a captioner on the held-out part of some data."""
-    source = load_examples_to_split(data)
+    source = load_data(data)
+    if isinstance(source.examples, Sequence):
+        _, chosen = split_by_group(source.examples, data.held_out, data.seed)
+        kept = [source.examples[index] for index in chosen]
+        source = Examples(kept, identity=digest(source.identity, "held out"))
     images = encode(source, data, model.image_encoder, cache, accelerator)
-    _, held_out = make_pairs(images, model.sentence_encoder, cache, accelerator)
-    return evaluate(model, held_out)
+    sentences = model.sentence_encoder
+    return evaluate(model, make_pairs(images, True, sentences, cache, accelerator))
 
 
 def load_examples_to_split(data: DataSettings) -> Examples:

@@ -22,7 +22,7 @@ from invcap.data.decode import decode_images
 from invcap.data.example import Example, Examples, Skipped, listing, log_skipped
 from invcap.data.settings import DataSettings
 from invcap.data.shards import ShardRows, numbers, read_column, read_metadata, write_shards
-from invcap.data.split import check_sides, is_held_out, split_by_group
+from invcap.data.split import is_held_out, split_by_group
 from invcap.hashing import digest
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def encode_images(
         name: of the progress bar and the folder.
 
     Raises:
-        ValueError: no image can be decoded, or training or the held-out part has none.
+        ValueError: no image can be decoded.
     """
     kept = ("size", "held_out", "augment", "seed")
     facts = {field: getattr(settings, field) for field in kept} | {"dtype": dtype, "by": encoder}
@@ -117,9 +117,6 @@ def encode_images(
         )
     if accelerator.is_main_process:
         log_skipped(skipped, logger)
-    held = int(images.held_out.sum())
-    count = len(images.held_out)
-    check_sides(count - held, held, f"{count} examples", settings.held_out, settings.seed)
     return images
 
 

@@ -22,8 +22,13 @@ def split_by_group(
     for index, example in enumerate(examples):
         sides[is_held_out(example.group, held_out, seed)].append(index)
         groups.add(example.group)
-    what = f"{sum(map(len, sides))} examples in {len(groups)} groups"
-    check_sides(*map(len, sides), what, held_out, seed)
+    for side, name in zip(sides, ("training", "held-out"), strict=True):
+        if not side:
+            raise ValueError(
+                f"held_out: no {name} example: {sum(map(len, sides))} examples in {len(groups)} "
+                f"groups cannot be split with held_out={held_out} and seed={seed}; expected more "
+                "groups, or another share or seed"
+            )
     return sides
 
 
@@ -41,13 +46,3 @@ def check_share(held_out: float) -> None:
     """Raises ValueError unless a share is between 0 and 1."""
     if not 0 < held_out < 1:
         raise ValueError(f"held_out: expected a share between 0 and 1, got {held_out}")
-
-
-def check_sides(train: int, held: int, what: str, held_out: float, seed: int) -> None:
-    """Raises ValueError unless both sides of a split have examples; `what` is split."""
-    for count, name in ((train, "training"), (held, "held-out")):
-        if not count:
-            raise ValueError(
-                f"held_out: no {name} example: {what} cannot be split with held_out={held_out} and "
-                f"seed={seed}; expected more groups, or another share or seed"
-            )
