@@ -7,7 +7,7 @@ Each part writes its figures into results.json and its pictures beside it as soo
 
 - table_1: a red square on black under the paper's three prompts.
 - comparisons: held-out pictures, each under its own caption and under three captions with one
-  factor changed, all on one bank.
+  factor changed, all on the same noise samples.
 - figures_3_4: from "a room" to a red square in 5,000 steps.
 - figure_5: the paper's loop with a step size that explodes, and ours, over 8,000 steps of one UNet
   evaluation each, from 20 seeds. A run has collapsed when its bound ends below that of its start.
@@ -15,6 +15,8 @@ Each part writes its figures into results.json and its pictures beside it as soo
   is found, judged by the nearest rendered picture.
 - evaluations: how many UNet evaluations with gradient each needs to the bound that the paper's
   loop, with the best of several step sizes, has after 5,000. Measuring is not counted.
+
+All results are of one model, which results.json names by a hash of its weights.
 
 Source: "Image captioning with text-to-image models".
 """
@@ -30,19 +32,20 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from held_out import drawn_right, held_out_scenes
 from matplotlib.figure import Figure
 from paper_loop import paper_loop
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.data import fit_picture, split_by_group
-from invcap.data.shapes import COLOURS, SHAPES, Scene, draw, load_shapes, scenes
+from invcap.data.shapes import COLOURS, SHAPES, Scene, draw
+from invcap.diffusion.conditioning import concatenate
 from invcap.figures import write_figure, write_image
 from invcap.files import read_json, write_json
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
+from invcap.prompt_inversion.output import PromptInversionOutput
 from invcap.prompt_inversion.report import bounds_figure, strip
-from invcap.tiny_sd.evaluate import accuracies
 
 START = "a room"
 TARGET = Scene("medium", "red", "square", "in the center", "gray")
@@ -74,15 +77,12 @@ def comparisons(
 ) -> Result:
     """How often a held-out picture's own caption beats one with a factor changed."""
     random = Random(seed)
-    every = list(scenes())
-    _, held_out = split_by_group(load_shapes(), 0.1, seed=0)
     wins: dict[str, list[tuple[bool, bool]]] = {"colour": [], "shape": [], "background": []}
-    for index in tqdm(random.sample(held_out, count), desc="comparisons"):
-        scene = every[index]
+    for scene in tqdm(held_out_scenes(count, seed), desc="comparisons"):
         changed = {
-            "colour": replace(scene, colour=_other(COLOURS, scene, random)),
+            "colour": replace(scene, colour=other_colour(scene, random)),
             "shape": replace(scene, shape=random.choice([s for s in SHAPES if s != scene.shape])),
-            "background": replace(scene, background=_other(COLOURS, scene, random)),
+            "background": replace(scene, background=other_colour(scene, random)),
         }
         prompts = [scene.caption(), *(other.caption() for other in changed.values())]
         found = pipeline.log_likelihood(
@@ -108,9 +108,7 @@ def pictures(
 ) -> Result:
     """Held-out pictures from "a room": their bounds, and what is drawn from their embeddings."""
     settings = settings or InversionSettings()
-    every = list(scenes())
-    _, held_out = split_by_group(load_shapes(), 0.1, seed=0)
-    chosen = [every[index] for index in Random(1).sample(held_out, count)]
+    chosen = held_out_scenes(count, seed=1)
     targets = [draw(scene) for scene in chosen]
     started = time.perf_counter()
     found = pipeline.invert(targets, START, settings)
@@ -119,17 +117,11 @@ def pictures(
         pipeline.log_likelihood(target, [START, scene.caption()], settings.held_out)
         for target, scene in zip(targets, chosen, strict=True)
     ]
-    rows = []
-    for index in range(min(shown, count)):
-        way = [states[index] for states in found.snapshots.values()]
-        drawn = pipeline.generate(way, [index] * len(way))
-        rows.append(strip([*drawn, found.images[index], targets[index]]))
+    rows = [way_strip(pipeline, found, index, targets[index]) for index in range(min(shown, count))]
     write_image(output / "pictures.png", Image.fromarray(np.vstack(rows)))
-    pixels = np.stack([fit_picture(draw(scene), pipeline.size) for scene in every])
-    drawn = np.stack([np.asarray(image) for image in found.images])
     return {
         "settings": asdict(settings),
-        "drawn_right": accuracies(drawn, chosen, pixels, every),
+        "drawn_right": drawn_right(found.images, chosen),
         "rise": float(np.mean([h.held_out[-1] - h.held_out[0] for h in found.histories])),
         "rise_of_the_own_caption": float(np.mean([c.difference(1, 0)[0] for c in captions])),
         "seconds_a_picture": seconds / count,
@@ -138,11 +130,9 @@ def pictures(
 
 def figures_3_4(pipeline: PromptInversionPipeline, output: Path, steps: int = 5000) -> Result:
     """From "a room" to a red square: the bound and the pictures on the way."""
-    settings = _steady(steps, snapshots=8)
+    settings = steady(steps, snapshots=8)
     found = pipeline.invert(draw(TARGET), START, settings)
-    shown = [states[0] for states in found.snapshots.values()]
-    drawn = pipeline.generate(shown, [0] * len(shown))
-    write_image(output / "figure_3.png", strip([*drawn, found.images[0], draw(TARGET)]))
+    write_image(output / "figure_3.png", way_strip(pipeline, found, 0, draw(TARGET)))
     write_figure(output / "figure_4.png", bounds_figure(found.histories))
     history = found.histories[0]
     return {
@@ -160,20 +150,9 @@ def figure_5(
     pipeline: PromptInversionPipeline, output: Path, steps: int = 8000, seeds: int = 20
 ) -> Result:
     """The paper's loop with too large a step size, and ours, from many seeds."""
-    latents, start = _problem(pipeline)
-    with tqdm(total=steps, desc="the paper's loop") as bar:
-        theirs, _ = paper_loop(
-            pipeline,
-            latents.expand(seeds, -1, -1, -1),
-            start,
-            range(seeds),
-            torch.optim.Adam,
-            [EXPLODING] * seeds,
-            steps,
-            measure_every=max(1, steps // 40),
-            on_step=lambda step: bar.update(),
-        )
-    settings = replace(_steady(steps), evaluate_every=max(1, steps // 40))
+    measure_every = max(1, steps // 40)
+    theirs = papers_bounds(pipeline, range(seeds), [EXPLODING] * seeds, steps, measure_every)
+    settings = replace(steady(steps), evaluate_every=measure_every)
     found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
     ours = torch.tensor([history.held_out for history in found.histories]).T
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -192,9 +171,9 @@ def figure_5(
             name: {
                 "collapsed": int((~(bounds[-1] >= bounds[0])).sum()),
                 "seeds": seeds,
-                "start": _spread(bounds[0]),
-                "best": _spread(bounds.nan_to_num(-torch.inf).amax(0)),
-                "end": _spread(bounds[-1]),
+                "start": spread(bounds[0]),
+                "best": spread(bounds.nan_to_num(-torch.inf).amax(0)),
+                "end": spread(bounds[-1]),
             }
             for name, bounds in (("paper", theirs), ("ours", ours))
         },
@@ -209,22 +188,11 @@ def evaluations(
     settings: InversionSettings | None = None,
 ) -> Result:
     """UNet evaluations to the bound that the paper's loop has in the end."""
-    latents, start = _problem(pipeline)
     settings = settings or InversionSettings(
         steps=steps // 40, draws=4, weighting="elbo", evaluate_every=4, patience=None
     )
-    with tqdm(total=steps, desc="the paper's loop") as bar:
-        bounds, _ = paper_loop(
-            pipeline,
-            latents.expand(seeds * len(rates), -1, -1, -1),
-            start,
-            list(range(seeds)) * len(rates),
-            torch.optim.Adam,
-            [rate for rate in rates for _ in range(seeds)],
-            steps,
-            measure_every=max(1, steps // 50),
-            on_step=lambda step: bar.update(),
-        )
+    every_rate = [rate for rate in rates for _ in range(seeds)]
+    bounds = papers_bounds(pipeline, [*range(seeds)] * len(rates), every_rate, steps, steps)
     ends = bounds[-1].view(len(rates), seeds).nan_to_num(-torch.inf)
     best = int(ends.median(1).values.argmax())
     target = ends[best]
@@ -238,9 +206,9 @@ def evaluations(
         "paper": {
             "evaluations": steps,
             "learning_rate": rates[best],
-            "bound": _spread(target),
+            "bound": spread(target),
             "bound_by_learning_rate": {
-                str(rate): _spread(row) for rate, row in zip(rates, ends, strict=True)
+                str(rate): spread(row) for rate, row in zip(rates, ends, strict=True)
             },
         },
         "ours": {
@@ -252,7 +220,7 @@ def evaluations(
     }
 
 
-def _steady(steps: int, snapshots: int = 2) -> InversionSettings:
+def steady(steps: int, snapshots: int = 2) -> InversionSettings:
     """Ours at the paper's own cost, one UNet evaluation a step, never stopping early."""
     return InversionSettings(
         steps=steps,
@@ -266,15 +234,35 @@ def _steady(steps: int, snapshots: int = 2) -> InversionSettings:
     )
 
 
-def _problem(pipeline: PromptInversionPipeline) -> tuple[Tensor, Tensor]:
-    return pipeline.encode_images(draw(TARGET)), pipeline.encode_prompts([START])[0]
+def papers_bounds(
+    pipeline: PromptInversionPipeline,
+    seeds: Sequence[int],
+    rates: Sequence[float],
+    steps: int,
+    measure_every: int,
+    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+) -> Tensor:
+    """The bounds of the paper's loop from "a room" to the red square; see `paper_loop`."""
+    model = pipeline.model
+    latents = model.encode_images([draw(TARGET)] * len(seeds))
+    start = model.encode_prompts([START])
+    return paper_loop(model, latents, start, seeds, optimizer, rates, steps, measure_every)[0]
 
 
-def _other(names: Sequence[str], scene: Scene, random: Random) -> str:
-    return random.choice([n for n in names if n not in (scene.colour, scene.background)])
+def way_strip(
+    pipeline: PromptInversionPipeline, found: PromptInversionOutput, index: int, target: Image.Image
+) -> Image.Image:
+    """Images on the way to what was found for one picture, and that picture."""
+    way = concatenate([states[[index]] for states in found.snapshots.values()])
+    return strip([*pipeline.generate(way, [index] * len(way)), found.images[index], target])
 
 
-def _spread(values: Tensor) -> dict[str, float | None]:
+def other_colour(scene: Scene, random: Random) -> str:
+    """One that the scene does not have."""
+    return random.choice([name for name in COLOURS if name not in (scene.colour, scene.background)])
+
+
+def spread(values: Tensor) -> dict[str, float | None]:
     """Least, median and most; None where that is not a number."""
     found = {"min": values.min(), "median": values.median(), "max": values.max()}
     return {name: value.item() if value.isfinite() else None for name, value in found.items()}
@@ -305,7 +293,9 @@ def main(
         if name not in known:
             raise typer.BadParameter(f"expected one of {', '.join(known)}, got {name}")
     path = output / "results.json"
-    results = read_json(path) if path.exists() else {}
+    results = read_json(path) if path.exists() else {"model": pipeline.model.fingerprint}
+    if results.get("model") != pipeline.model.fingerprint:
+        raise ValueError(f"{path}: has results of another model; give another folder")
     for name in part or known:
         started = time.perf_counter()
         result = known[name]()

@@ -1,38 +1,26 @@
-import importlib.util
+import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from random_pipeline import make_pipeline
 
-ROOT = Path(__file__).parents[2]
+from invcap.diffusion.families import frozen
+from invcap.prompt_inversion import PromptInversionPipeline
 
-
-def load(folder: str, name: str) -> ModuleType:
-    """Imports a script of a folder that is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    from invcap.prompt_inversion import PromptInversionPipeline
-
-    parts = load("tests/prompt_inversion", "random_pipeline").make_pipeline().components
-    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-    pipeline = PromptInversionPipeline(**{name: parts[name] for name in names})
+def pipeline() -> PromptInversionPipeline:
+    pipeline = PromptInversionPipeline(frozen(make_pipeline()))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @pytest.fixture(scope="session")
-def scripts():
-    """Imports a benchmark, after what it imports."""
-
-    def benchmark(*names: str) -> ModuleType:
-        return [load("benchmarks", name) for name in names][-1]
-
-    return benchmark
+def script() -> Callable[[str], ModuleType]:
+    """Imports a benchmark by its name."""
+    return importlib.import_module

@@ -1,25 +1,35 @@
 import pytest
 import torch
 
-
-@pytest.fixture
-def speed(scripts, monkeypatch):
-    speed = scripts("timing", "layer_speed")
-    for name, value in {
-        "SIZES": (1024,),
-        "BATCHES": (256,),
-        "NETWORKS": ((16, 8),),
-        "PEER_SIZES": (16,),
-        "PEER_BATCHES": (8,),
-        "GROWN": {"n": (8, 16), "batch": (1, 4), "depth": (1, 2)},
-        "SECONDS": 0.01,
-    }.items():
-        monkeypatch.setattr(speed, name, value)
-    return speed
+pytestmark = pytest.mark.slow  # compiles the dense product, and measures memory in processes
 
 
-def test_all_is_measured_and_shown(speed, tmp_path):
+@pytest.fixture(scope="module")
+def speed(script):
+    speed = script("layer_speed")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "SIZES": (1024,),
+            "BATCHES": (256,),
+            "NETWORKS": ((16, 8),),
+            "PEER_SIZES": (16,),
+            "PEER_BATCHES": (8,),
+            "GROWN": {"n": (8, 16), "batch": (1, 4), "depth": (1, 2)},
+            "SECONDS": 0.01,
+        }.items():
+            patch.setattr(speed, name, value)
+        yield speed
+
+
+@pytest.fixture(scope="module")
+def results(speed):
+    ballast = torch.ones(2**28)  # of which no measured process may know
     results = speed.measure()
+    assert ballast.numel()
+    return results
+
+
+def test_all_is_measured_and_shown(speed, results, tmp_path):
     ratios = results["cells"]["1024, 256"]
     assert {"forward", "inverse", "step", "forward over limit"} <= ratios.keys()
     assert all(value > 0 for value in ratios.values())
@@ -39,7 +49,5 @@ def test_the_limit_is_a_dense_product(speed):
     torch.testing.assert_close(speed.limit()(x, weight), x @ weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_recomputing_takes_half_the_memory_of_storing_whatever_this_process_takes(speed):
-    ballast = torch.ones(2**28)
-    found = speed.memory()
-    assert ballast.numel() and 0 < found["recompute"] < 0.5 * found["store"]
+def test_recomputing_takes_half_the_memory_of_storing_whatever_this_process_takes(results):
+    assert 0 < results["memory"]["recompute"] < 0.5 * results["memory"]["store"]

@@ -1,25 +1,16 @@
 """The paper's Table 1 at a small size: the network learns, and its inverse inverts."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "paper_table1.py"
-
 
 @pytest.fixture(scope="module")
-def paper_table1() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def paper_table1(script) -> ModuleType:
+    return script("paper_table1")
 
 
 def test_a_short_run_learns_the_exponential_and_its_inverse(paper_table1: ModuleType) -> None:
