@@ -1,21 +1,30 @@
-# make demo: train on generated pictures, report in runs/demo.   make test: all checks.
-# make bench: the layer's speed on this CPU, table and plot in docs/layer_speed.
+# make demo: train on generated pictures, report in runs/demo.   make check: a minute and a half.
+# make test: everything.   make bench: the layer's speed on this CPU, in docs/layer_speed.
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcard csrc/*.* csrc/*/*)
+# A worker that is done takes tests from the end of the other's list: modules stay together.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo test bench
+.PHONY: demo bench lint check test
 demo: .venv/installed
 	$(BIN)/invcap train --data shapes --output runs/demo --cache runs/cache --overwrite
 
 bench: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/layer_speed.py
 
-test: .venv/installed
+lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*)
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
+
+check: lint
+	$(PYTEST) -m "not slow"
+
+test: lint
+	$(PYTEST)
 
 .venv/installed: $(BUILD_FILES)
 	$(PYTHON) -m venv .venv
