@@ -6,6 +6,8 @@ derivatives are here. Vectors are rows (the last dimension), so h = U x is writt
     h = x U^T        z = h L^T + b        y = z where z >= 0, else s z
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -162,7 +164,7 @@ def _backward_fake(
     return grad.new_empty(grad.shape), lu.new_empty(lu.shape), lu.new_empty(lu.shape[:1])
 
 
-def _backward_setup(ctx, inputs, output) -> None:
+def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grad, x, y, _, lu, ctx.diagonal, ctx.negative_slope = inputs
     ctx.save_for_backward(grad, x, y, lu)
 
@@ -186,13 +188,15 @@ def _leaky(rows: Tensor, y: Tensor, slope: float) -> Tensor:
 
 def _double_backward_result(
     grad_grad: Tensor, grad_x: Tensor, grad_lu: Tensor, dtype: torch.dtype, shape: torch.Size
-):
+) -> tuple[Tensor | None, ...]:
     """One gradient for each argument of a backward operator."""
     grad_grad, grad_x = (rows.to(dtype).reshape(shape) for rows in (grad_grad, grad_x))
     return grad_grad, grad_x, None, None, grad_lu.to(dtype), None, None
 
 
-def _lu_leaky_double_backward(ctx, vx: Tensor, vlu: Tensor, vb: Tensor):
+def _lu_leaky_double_backward(
+    ctx: Any, vx: Tensor, vlu: Tensor, vb: Tensor
+) -> tuple[Tensor | None, ...]:
     """Gradient of <vx, gx> + <vlu, glu> + <vb, gb>, which is <gz, dz> for the tangent
 
     dz = (vx U^T + x vU^T) L^T + h vL^T + vb
@@ -214,7 +218,9 @@ def _lu_leaky_double_backward(ctx, vx: Tensor, vlu: Tensor, vb: Tensor):
     return _double_backward_result(grad_gy, grad_x, grad_lu, dtype, shape)
 
 
-def _lu_leaky_inverse_double_backward(ctx, vy: Tensor, vlu: Tensor, vb: Tensor):
+def _lu_leaky_inverse_double_backward(
+    ctx: Any, vy: Tensor, vlu: Tensor, vb: Tensor
+) -> tuple[Tensor | None, ...]:
     """Gradient of <vy, gy> + <vlu, glu> + <vb, gb>, which is <a, gz> - <x vU^T, gh> with
 
     a = vy / m - h vL^T - vb

@@ -1,5 +1,7 @@
 """The loss of prompt inversion: a weighted squared error for each image, in one pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,13 +48,13 @@ def _fake(predicted: Tensor, noise: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     return weight.new_empty(weight.shape), predicted.new_empty(predicted.shape)
 
 
-def _setup(ctx, inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     _, gradient = output
     ctx.mark_non_differentiable(gradient)
     ctx.save_for_backward(gradient)
 
 
-def _backward(ctx, grad: Tensor, _: Tensor):
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
     (gradient,) = ctx.saved_tensors
     scale = grad.reshape(-1, *[1] * (gradient.dim() - 1))
     return (scale * gradient).to(gradient.dtype), None, None

@@ -86,7 +86,7 @@ def train_amortised(
         }
 
     factors = [layer.lu for layer in start.network.layers]
-    biases = [layer.bias for layer in start.network.layers]
+    biases = [layer.bias for layer in start.network.layers if layer.bias is not None]
     start = train(
         start,
         caption_loss,
