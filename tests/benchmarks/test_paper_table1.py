@@ -13,6 +13,7 @@ def paper_table1(script) -> ModuleType:
     return script("paper_table1")
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_the_exponential_and_its_inverse(paper_table1: ModuleType) -> None:
     (before,) = paper_table1.run(["exponential"], steps=1)
     (after,) = paper_table1.run(["exponential"], steps=300)

@@ -7,6 +7,7 @@ import torch
 from kills import KilledError, kill_at
 
 from invcap.diffusion.schedule import WEIGHTINGS
+from invcap.files import write_tensors
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.objective import Objective, bound_terms
 from invcap.prompt_inversion.optimizer import adam_step, maximize
@@ -194,6 +195,14 @@ def test_a_checkpoint_of_another_picture_or_model_is_refused(
         invert(pipeline, pictures[1], checkpoint=path)
     with pytest.raises(ValueError, match="cannot resume: "):
         invert(PromptInversionPipeline.from_pretrained(other_folder), pictures[0], checkpoint=path)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(pipeline, pictures, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    write_tensors(path, {"vectors": torch.ones(2)}, step="1", identity="{}")
+    message = r"checkpoint\.safetensors: not a checkpoint of an inversion"
+    with pytest.raises(ValueError, match=message):
+        invert(pipeline, pictures[0], checkpoint=path)
 
 
 def test_not_a_number_at_a_step_is_survived_and_touches_no_other_picture(pipeline, pictures):

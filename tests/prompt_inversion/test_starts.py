@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 
 from invcap.diffusion.noise_samples import draw_samples
+from invcap.files import write_tensors
 from invcap.prompt_inversion import (
     InversionSettings,
     PromptInversionPipeline,
@@ -97,6 +100,24 @@ def test_starts_that_cannot_be_used_are_named(learned, pipeline, other_folder, p
     save_prompt_embeds(broken / "amortised.safetensors", torch.zeros(77, 16), pipeline)
     with pytest.raises(ValueError, match="not an amortised start"):
         pipeline.invert(pictures, "amortised", STILL, starts=broken)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, r"not an amortised start; it has \['basis'\]"),
+        ({"config": "{}", "unet": "?"}, "what it says of its model is not JSON"),
+        ({"config": "?", "unet": "the model's"}, "not an amortised start that loads"),
+        ({"config": '{"depth": 1}', "unet": "the model's"}, "not an amortised start that loads"),
+    ],
+)
+def test_a_broken_file_of_an_amortised_start_is_named(pipeline, tmp_path, metadata, message):
+    path = tmp_path / "amortised.safetensors"
+    if metadata.get("unet") == "the model's":
+        metadata = metadata | {"unet": json.dumps(pipeline.model.signature)}
+    write_tensors(path, {"basis": torch.ones(2)}, **metadata)
+    with pytest.raises(ValueError, match=rf"amortised\.safetensors: {message}"):
+        AmortisedStart.load(path, pipeline.model)
 
 
 def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):

@@ -50,7 +50,8 @@ def score(
     where = resolve_device(device)
     pipeline = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype)).to(where)
     generator = torch.Generator().manual_seed(seed)
-    found = pipeline.log_likelihood(picture, prompts, draws, generator, size and parse_size(size))
+    pixels = parse_size(size) if size else None
+    found = pipeline.log_likelihood(picture, prompts, draws, generator, pixels)
     result = []
     for index, prompt in enumerate(prompts):
         difference, error = found.difference(index, found.best)
@@ -153,8 +154,8 @@ def invert(
         parse_size(size) if size else pipeline.size,
         default_settings(start, pipeline.model.schedule, **overrides),
         start=start,
-        captioner=captioner and str(captioner),
-        starts=starts and str(starts),
+        captioner=str(captioner) if captioner else None,
+        starts=str(starts) if starts else None,
         words=words,
         over="token_vectors" if token_vectors else "hidden_states",
         seed=seed,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -46,9 +45,9 @@ class FrozenTextToImage(ABC):
     load_options: ClassVar[dict[str, Any]] = {}
     optimized: ClassVar[str] = "prompt_embeds"
 
-    def __init__(self, pipeline: DiffusionPipeline) -> None:
-        self.pipeline: Any = pipeline
-        self.pipeline.set_progress_bar_config(disable=True)
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+        pipeline.set_progress_bar_config(disable=True)
         for component in pipeline.components.values():
             if isinstance(component, nn.Module):
                 component.eval().requires_grad_(False)
@@ -57,8 +56,8 @@ class FrozenTextToImage(ABC):
 
     @property
     @abstractmethod
-    def denoiser(self) -> nn.Module:
-        """The network that predicts noise, velocity or what the family calls it."""
+    def denoiser(self) -> Any:
+        """The diffusers network that predicts noise, velocity or what the family calls it."""
 
     @property
     @abstractmethod
@@ -128,10 +127,10 @@ class FrozenTextToImage(ABC):
 
     def conditioning_of(self, optimized: Tensor) -> Conditioning:
         """N prompts by the tensor that inversions optimize; the others are those of `NEUTRAL`."""
-        others = {}
-        if len(self.conditioning_shapes) > 1:
-            others = self.encode_prompts([NEUTRAL])[[0] * len(optimized)].tensors
-        return Conditioning({**others, self.optimized: optimized})
+        mine = {self.optimized: optimized}
+        if len(self.conditioning_shapes) == 1:
+            return Conditioning(mine)
+        return self.encode_prompts([NEUTRAL])[[0] * len(optimized)].replace(**mine)
 
     @cached_property
     def fingerprint(self) -> str:

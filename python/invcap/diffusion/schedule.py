@@ -128,4 +128,4 @@ class NoiseSchedule:
 
     def _scales(self, like: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
         abar = self.alphas_cumprod[steps].view(-1, *[1] * (like.ndim - 1))
-        return (scale.to(like) for scale in (abar.sqrt(), (1 - abar).sqrt()))
+        return abar.sqrt().to(like), (1 - abar).sqrt().to(like)

@@ -33,7 +33,7 @@ class StableDiffusion(FrozenTextToImage):
     }
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         return self.pipeline.unet
 
     @property
@@ -97,8 +97,8 @@ class StableDiffusion(FrozenTextToImage):
             )
 
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
-        hidden = conditioning.tensors["prompt_embeds"].to(self.dtype)
-        predicted = self.pipeline.unet(noisy.to(self.dtype), steps, hidden).sample
+        dtype, hidden = self.dtype, conditioning.tensors["prompt_embeds"]
+        predicted = self.pipeline.unet(noisy.to(dtype), steps, hidden.to(dtype)).sample
         return self.schedule.to(noisy.device).noise_of(predicted.to(noisy.dtype), noisy, steps)
 
     def tokenize(self, prompt: str) -> list[int]:

@@ -240,6 +240,6 @@ def measured(found: PromptInversionOutput, index: int) -> dict[str, Any]:
     }
     if found.prompts is not None:
         row["prompt"] = found.prompts[index]
-        row["prompt_log_likelihood"] = found.prompt_log_likelihood[index].item()
-        row["prompt_standard_error"] = found.prompt_standard_error[index].item()
+        for name in ("prompt_log_likelihood", "prompt_standard_error"):
+            row[name] = getattr(found, name)[index].item()
     return row

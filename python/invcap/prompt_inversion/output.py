@@ -41,7 +41,7 @@ def history_of(state: State, row: int) -> History:
         training=[bounds[row].item() for bounds in state.training[: state.taken[row]]],
         evaluated=[at for at, _ in measured],
         held_out=[bound for _, bound in measured],
-        rollbacks=state.rollbacks[row].item(),
+        rollbacks=int(state.rollbacks[row]),
     )
 
 

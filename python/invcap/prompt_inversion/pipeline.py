@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -65,7 +64,7 @@ class PromptInversionPipeline:
         return cls(load_model(name, **options))
 
     @property
-    def text_to_image(self) -> DiffusionPipeline:
+    def text_to_image(self) -> Any:
         """The diffusers pipeline of the same networks."""
         return self.model.pipeline
 
