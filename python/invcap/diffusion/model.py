@@ -127,10 +127,16 @@ class FrozenTextToImage(ABC):
 
     def conditioning_of(self, optimized: Tensor) -> Conditioning:
         """N prompts by the tensor that inversions optimize; the others are those of `NEUTRAL`."""
-        mine = {self.optimized: optimized}
+        mine, count = {self.optimized: optimized}, len(optimized)
         if len(self.conditioning_shapes) == 1:
             return Conditioning(mine)
-        return self.encode_prompts([NEUTRAL])[[0] * len(optimized)].replace(**mine)
+        others = self.neutral.map(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
+        return others.replace(**mine)
+
+    @cached_property
+    def neutral(self) -> Conditioning:
+        """A prompt that says nothing."""
+        return self.encode_prompts([NEUTRAL])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -160,7 +166,8 @@ class FrozenTextToImage(ABC):
     def to(self, *where: Any) -> FrozenTextToImage:
         """Moves the model to a device or casts it to a dtype, in place."""
         self.pipeline.to(*where)
-        self.__dict__.pop("fingerprint", None)
+        for cached in ("fingerprint", "neutral"):
+            self.__dict__.pop(cached, None)
         return self
 
     def check_size(self, size: tuple[int, int]) -> None:
