@@ -84,18 +84,18 @@ class LatentNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and distributed.is_initialized()):
             return super().forward(x)
-        axes = (0, 2, 3)
-        count = x.new_full((self.num_features,), x.numel() / self.num_features)
-        sums = torch.stack([x.sum(axes), x.square().sum(axes), count])
-        total, squares, count = differentiable.all_reduce(sums)
+        axes, wide = (0, 2, 3), x.float()
+        count = wide.new_full((self.num_features,), x.numel() / self.num_features)
+        total, count = differentiable.all_reduce(torch.stack([wide.sum(axes), count]))
         mean = total / count
-        variance = squares / count - mean.square()
+        centred = wide - mean.view(-1, 1, 1)
+        variance = differentiable.all_reduce(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
         scale = (variance + self.eps).rsqrt()
-        return (x - mean.view(-1, 1, 1)) * scale.view(-1, 1, 1)
+        return (centred * scale.view(-1, 1, 1)).to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -83,16 +83,24 @@ def load_checkpoint(
     if average is not None:
         average.load_state_dict(_under(tensors, "average."))
     for i, optimizer in enumerate(optimizers):
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, f"optimizer.{i}.").items():
-            parameter, name = key.split(".", 1)
-            state.setdefault(int(parameter), {})[name] = value
+            number, name = key.split(".", 1)
+            state.setdefault(int(number), {})[name] = _laid_out_as(parameters[int(number)], value)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     saved = json.loads(metadata["scaler"])
     if scaler is not None and saved is not None:
         scaler.load_state_dict(saved)
     history = {name: values.tolist() for name, values in _under(tensors, "history.").items()}
     return Progress(int(metadata["step"]), history)
+
+
+def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
+    """A value in the memory layout of a weight of its shape, since rounding may depend on it."""
+    if value.shape != weight.shape:
+        return value
+    return torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

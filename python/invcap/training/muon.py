@@ -39,11 +39,14 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                self._update(parameter, group["lr"], group["momentum"], group["weight_decay"])
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"], group["momentum"], group["weight_decay"])
 
     def _update(self, parameter: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
         state = self.state[parameter]
-        average = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        average = state["momentum_buffer"]
         average.lerp_(parameter.grad, 1 - momentum)
         direction = orthogonalised(parameter.grad.lerp(average, momentum))
         parameter.mul_(1 - lr * weight_decay).add_(direction, alpha=-lr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -32,8 +32,8 @@ class TrainerSettings:
     Attributes:
         steps: optimizer steps.
         batch_size: examples a step, whatever the number of processes.
-        warmup: share of the steps in which the learning rates rise, linearly.
-        decay: share of the steps, at the end, in which they fall, linearly to zero.
+        warmup: share of the steps in which the learning rates rise, linearly; 0 for none.
+        decay: share of the steps, at the end, in which they fall, linearly to zero; 0 for none.
         average: decay of the moving average of the weights; 0 for none.
         max_norm: gradients are clipped to this norm.
         gradient_accumulation: parts that a process computes its share of a batch in.
@@ -59,10 +59,25 @@ class TrainerSettings:
         for name in ("steps", "batch_size", "gradient_accumulation", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be from 0 to below 1, got {self.average}")
+        if not self.max_norm > 0:
+            raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
+        if not -(2**31) <= self.seed < 2**31:
+            raise ValueError(f"seed must be from -2^31 to below 2^31, got {self.seed}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when a run resumes."""
+        free = ("gradient_accumulation", "checkpoint_every", "name")
+        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 class TrainingDivergedError(RuntimeError):
-    """A loss is not finite; the last good checkpoint is kept."""
+    """A loss or a weight is not finite; the last good checkpoint is kept."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +128,17 @@ def train(
         loss: terms of the loss, each a mean over the examples of a batch.
         draw: a batch's examples `part`, on the CPU, drawn from a generator.
         optimizers: of the module's parameters, with their peak learning rates.
-        path: of the checkpoint.
-        identity: what a checkpoint must have been made with, as JSON has it.
+        path: of the checkpoint, in a folder that all processes share.
+        identity: what a checkpoint must have been made with beside the settings, as JSON has it.
         accelerator: the device, the precision and the processes; see `start_processes`.
 
     Raises:
-        TrainingDivergedError: a loss is not finite.
-        ValueError: the checkpoint belongs to another run, or there are more processes and parts
-            than examples in a batch.
+        TrainingDivergedError: a loss or a weight is not finite.
+        ValueError: the checkpoint belongs to another run, or a batch is too small; see
+            `check_batch_size`.
     """
-    count = accelerator.num_processes * settings.gradient_accumulation
-    if count > settings.batch_size:
-        raise ValueError(
-            f"batch_size must be at least {count}, processes x gradient_accumulation, got "
-            f"{settings.batch_size}"
-        )
+    check_batch_size(settings.batch_size, settings.gradient_accumulation, accelerator)
+    identity = {**identity, "training": settings.identity}
     held = {p for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]}
     for parameter in module.parameters():
         parameter.requires_grad_(parameter in held)
@@ -163,11 +174,23 @@ def train(
             if saves or progress.step % LOGGED_EVERY == 0:
                 _record(losses, progress, settings, path, accelerator, bar)
                 losses = []
+            if saves:
+                _check_weights(module, progress, settings, path)
             if saves and accelerator.is_main_process:
                 save_checkpoint(path, module, average, optimizers, scaler, progress, identity)
     accelerator.wait_for_everyone()
     module.eval()
     return Trained(module, module if average is None else average, progress.history)
+
+
+def check_batch_size(batch_size: int, gradient_accumulation: int, accelerator: Accelerator) -> None:
+    """Raises ValueError unless every part of a batch, on every process, has an example."""
+    count = accelerator.num_processes * gradient_accumulation
+    if count > batch_size:
+        raise ValueError(
+            f"batch_size must be at least {count}, processes x gradient_accumulation, got "
+            f"{batch_size}"
+        )
 
 
 def take_step(
@@ -243,11 +266,7 @@ def _record(
     for step, row in enumerate(rows, progress.step - len(rows) + 1):
         for name, value in zip(names, row, strict=True):
             if not isfinite(value):
-                kept = path if path.exists() else "none"
-                raise TrainingDivergedError(
-                    f"{settings.name}: the loss is {value} at step {step}; try a smaller learning "
-                    f"rate; the last good checkpoint is {kept}"
-                )
+                raise _diverged(f"the loss is {value} at step {step}", settings, path)
             progress.history.setdefault(name, []).append(value)
         accelerator.log(
             {f"loss/{name}": value for name, value in zip(names, row, strict=True)}, step=step
@@ -257,9 +276,24 @@ def _record(
     bar.update(progress.step - bar.n)
 
 
+def _check_weights(
+    module: nn.Module, progress: Progress, settings: TrainerSettings, path: Path
+) -> None:
+    finite = [weight.isfinite().all() for weight in module.parameters()]
+    if not torch.stack(finite).all():
+        raise _diverged(f"a weight is not finite after step {progress.step}", settings, path)
+
+
+def _diverged(what: str, settings: TrainerSettings, path: Path) -> TrainingDivergedError:
+    kept = path if path.exists() else "none"
+    return TrainingDivergedError(
+        f"{settings.name}: {what}; try a smaller learning rate; the last good checkpoint is {kept}"
+    )
+
+
 def _schedule(step: int, settings: TrainerSettings) -> float:
     rising = (step + 1) / max(1, round(settings.warmup * settings.steps))
-    falling = (1 - step / settings.steps) / settings.decay
+    falling = (1 - step / settings.steps) / settings.decay if settings.decay else 1.0
     return min(1.0, rising, falling)
 
 
