@@ -60,6 +60,7 @@ def problem(few, pipeline):
     return few.Problem(pipeline, Captioner(), SCENES, [0, 1])
 
 
+@pytest.mark.slow
 def test_every_method_is_judged_and_summed_up(few, problem, tmp_path):
     results = {}
     for name, (method, _) in few.METHODS.items():

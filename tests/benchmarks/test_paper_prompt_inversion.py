@@ -68,6 +68,7 @@ def test_the_papers_loss_is_one_draws_distance_of_means(paper, pipeline):
     torch.testing.assert_close(moved, -gradient, rtol=1e-2, atol=1e-3 * gradient.abs().max().item())
 
 
+@pytest.mark.slow
 def test_every_part_gives_its_figures(paper, pipeline, tmp_path):
     table = paper.table_1(pipeline, draws=4)
     assert list(table) == list(paper.TABLE_1)
