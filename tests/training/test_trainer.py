@@ -153,6 +153,20 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bytes(accelerator, tmp
     assert everything(resumed, tmp_path / "killed") == expected
 
 
+@pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_what_optimizers_resume_with_is_laid_out_as_their_weights(
+    accelerator, tmp_path, optimizers
+):
+    run(tmp_path / "a", accelerator, optimizers=optimizers)
+    network = make_network()
+    made = optimizers(network)
+    train(network, losses, draw, made, SETTINGS, tmp_path / "a", {"data": "a"}, accelerator)
+    weight = network.convolution.weight
+    found = [value for value in made[0].state[weight].values() if value.shape == weight.shape]
+    assert found and {value.stride() for value in found} == {weight.stride()}
+    assert weight.stride() != weight.contiguous().stride()
+
+
 def test_a_finished_run_is_read_back_without_a_step(accelerator, tmp_path):
     first = everything(run(tmp_path / "a", accelerator), tmp_path / "a")
     again = run(tmp_path / "a", accelerator, before_draw=kill_at(1))
