@@ -239,9 +239,9 @@ class Bench:
         if seen:
             raise ValueError(f"{captioner}: must not have seen the pictures, but has {len(seen)}")
         files = [captioner / "model.safetensors", captioner / "captions.json"]
-        files += sorted(self.pipeline.learned_starts().folder.glob("*.safetensors"))
         contents = (np.frombuffer(file.read_bytes(), np.uint8) for file in files)
-        self.work = work / digest(self.pipeline.model.fingerprint, *contents)
+        learned = self.pipeline.learned_starts().fingerprint
+        self.work = work / digest(self.pipeline.model.fingerprint, learned, *contents)
 
     def files(self, name: str) -> list[Path]:
         """The file of each chunk of a method's pictures."""

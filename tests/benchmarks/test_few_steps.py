@@ -14,6 +14,7 @@ from invcap.diffusion.families import frozen
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.files import read_tensors
 from invcap.prompt_inversion.objective import bound_terms
+from invcap.prompt_inversion.starts import LearnedStarts
 
 SCENES = [
     Scene("large", "red", "square", "in the center", "black"),
@@ -124,7 +125,7 @@ def test_what_is_found_is_kept_apart_for_each_model_captioner_and_starts(
     monkeypatch.setattr(
         few.PromptInversionPipeline,
         "learned_starts",
-        lambda self: type("Learned", (), {"folder": starts}),
+        lambda self: LearnedStarts(self.model, starts),
     )
 
     def work():

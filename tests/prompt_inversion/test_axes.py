@@ -72,6 +72,26 @@ def test_inversions_go_along_the_axes_in_the_starts_folder(pipeline, pictures, t
     assert (ways[1] - plain).abs().max() > 1e-3
 
 
+def test_a_checkpoint_along_other_axes_is_refused(pipeline, pictures, tmp_path):
+    settings = few_steps(pipeline.model.schedule, steps=1, held_out=4)
+    for folder, axes in (("one", torch.eye(16)), ("other", -torch.eye(16))):
+        save_axes(tmp_path / folder, axes, pipeline.model)
+
+    def run(folder: str):
+        pipeline.invert(
+            pictures[0],
+            "a room",
+            settings,
+            starts=tmp_path / folder,
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            num_inference_steps=1,
+        )
+
+    run("one")
+    with pytest.raises(ValueError, match="cannot resume: learned differs"):
+        run("other")
+
+
 def test_axes_that_cannot_be_used_are_named(pipeline, other_folder, tmp_path):
     model = pipeline.model
     assert load_axes(tmp_path, model) is None

@@ -21,6 +21,7 @@ from invcap.diffusion.model import FrozenTextToImage
 from invcap.files import write_text
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report, sources
 from invcap.prompt_inversion import bulk as run
+from invcap.prompt_inversion.axes import save_axes
 from invcap.prompt_inversion.state import State
 from invcap.training.devices import start_processes
 
@@ -401,6 +402,17 @@ def test_resuming_with_other_settings_is_refused(
     assert not inversions
 
 
+def test_resuming_with_other_learned_starts_is_refused(pipeline, gallery, tmp_path):
+    starts, output = tmp_path / "starts", tmp_path / "found"
+    save_axes(starts, torch.eye(16), pipeline.model)
+    settings = replace(SETTINGS, starts=str(starts))
+    run.begin(pipeline, [gallery], output, settings, resume=False)
+    save_axes(starts, -torch.eye(16), pipeline.model)
+    again = PromptInversionPipeline(pipeline.model)
+    with pytest.raises(ValueError, match="learned differs: the file has"):
+        bulk(again, gallery, output, settings, resume=True)
+
+
 def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
     pipeline, own_pipeline, other_folder, gallery, pictures, tmp_path
 ):
@@ -434,7 +446,7 @@ def test_two_processes_write_what_one_does(pipeline, gallery, tmp_path):
     assert fork_two(run, log) == [0, 0], log.read_text()
     assert "batch 1 of 5" in log.read_text() and "batch 2 of 5" not in log.read_text()
     output.rename(tmp_path / "together")
-    bulk(pipeline, gallery, output, settings)
+    assert ended(fork(run, log)) == 0, log.read_text()
     assert contents(output) == contents(tmp_path / "together")
 
 

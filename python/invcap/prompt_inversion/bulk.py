@@ -122,8 +122,9 @@ def begin(
     path = output / RECORD
     if path.exists() and not resume:
         raise ValueError(f"{output}: holds an inversion; resume it, or give another folder")
+    learned = pipeline.learned_starts(settings.starts)
     check_inputs(
-        pipeline.learned_starts(settings.starts),
+        learned,
         settings.inversion,
         settings.start,
         settings.over,
@@ -146,6 +147,7 @@ def begin(
         "dtype": str(model.dtype),
         "model": model.name,
         "signature": model.signature,
+        "learned": learned.fingerprint,
         "pictures": [source.name for source in sources],
         "contents": contents,
     }

@@ -207,6 +207,7 @@ class PromptInversionPipeline:
                 "start": _described(start if over == "hidden_states" else begun),
                 "over": over,
                 "model": model.fingerprint,
+                "learned": learned.fingerprint,
             }
         state = self._maximize(
             objective, vectors, settings, checkpoint, identity, callback_on_step_end

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
+from invcap.hashing import digest
 from invcap.prompt_inversion.amortised import AmortisedStart
 from invcap.prompt_inversion.axes import load_axes
 from invcap.prompt_inversion.embeddings import load_conditioning
@@ -37,6 +39,12 @@ class LearnedStarts:
             raise ValueError(f"starts: expected a folder of learned starts, got {folder}")
         self.model = model
         self.folder = Path(model.name) / FOLDER if folder is None else Path(folder)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        return digest(*(np.frombuffer(file.read_bytes(), np.uint8) for file in files))
 
     @cached_property
     def amortised(self) -> AmortisedStart:
