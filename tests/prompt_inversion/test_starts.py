@@ -13,6 +13,7 @@ from invcap.prompt_inversion import (
 )
 from invcap.prompt_inversion.amortised import AmortisedStart
 from invcap.prompt_inversion.meta import MetaSettings, reptile
+from invcap.prompt_inversion.objective import bound_terms
 from invcap.prompt_inversion.train_amortised import AmortisedSettings, train_amortised
 
 STILL = InversionSettings(steps=0, held_out=4)
@@ -138,24 +139,18 @@ def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
 
 
 def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipeline):
-    latents = 0.1 * torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    begin = pipeline.model.encode_prompts(["a room"])[0]
+    model, shape = pipeline.model, (4, 8, 8)
+    latents = 0.1 * torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
+    begin = model.encode_prompts(["a room"])
     inner = InversionSettings(steps=4, draws=2, bank=8, held_out=4, learning_rate=0.05)
-    settings = MetaSettings(rounds=6, pictures=3, inner=inner)
-    kept = {}
-    end = reptile(pipeline, latents, begin, settings, 0, lambda done, s: kept.update({done: s}))
+    settings, kept = MetaSettings(rounds=6, images=3, inner=inner), {}
+    rows = latents.flatten(1)
+    end = reptile(model, rows, shape, begin, settings, 0, lambda done, s: kept.update({done: s}))
     assert list(kept) == [1, 2, 3, 4, 5, 6]
-    assert torch.equal(reptile(pipeline, latents, kept[3], settings, 3), end)
-    bounds = [
-        pipeline.bound_terms(
-            clean, states, draw_samples(pipeline.model.schedule, 64, clean.shape, seeded())
-        )
-        for states in (begin, end)
-        for clean in latents
-    ]
-    before, after = torch.stack(bounds).mean(1).view(2, -1).mean(1)
+    resumed = reptile(model, rows, shape, kept[3], settings, 3)
+    assert torch.equal(resumed.tensors["prompt_embeds"], end.tensors["prompt_embeds"])
+    samples = draw_samples(model.schedule, 64, shape, torch.Generator().manual_seed(1)).expand(6)
+    before, after = (
+        bound_terms(model, latents, start[[0] * 6], samples).mean() for start in (begin, end)
+    )
     assert after > before
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(1)
