@@ -4,7 +4,14 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from invcap.encoders.autoencoder import ConvAutoencoder
-from invcap.encoders.images import PictureEncoder, check_features, fitting_sizes, load_autoencoder
+from invcap.encoders.images import (
+    ImageEncoder,
+    check_features,
+    conv_channels,
+    fitting_sizes,
+    load_autoencoder,
+    save_autoencoder,
+)
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.hashing import fingerprint
 
@@ -32,16 +39,14 @@ def tiny_tiny() -> AutoencoderTiny:
 
 @pytest.mark.parametrize("make", [tiny_kl, tiny_tiny, ConvAutoencoder])
 def test_any_autoencoder_encodes_bytes_and_decodes_to_bytes(make, tmp_path):
-    make().save_pretrained(tmp_path)
-    encoder = PictureEncoder(load_autoencoder(str(tmp_path)), (16, 24))
+    save_autoencoder(make(), tmp_path)
+    encoder = ImageEncoder(load_autoencoder(str(tmp_path)), (16, 24))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 3), np.uint8)
     latents = encoder.encode(pixels)
     assert latents.shape == (3, encoder.features) == (3, np.prod(encoder.latent_shape))
     assert encoder.decode(latents).shape == pixels.shape
     assert encoder.decode(latents).dtype == np.uint8
-    assert torch.equal(
-        encoder.encode(pixels[1:2])[0].round(decimals=3), latents[1].round(decimals=3)
-    )
+    torch.testing.assert_close(encoder.encode(pixels[1:2])[0], latents[1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +60,18 @@ def test_no_size_fits_when_the_channels_do_not_divide_the_features():
     assert fitting_sizes(10, 4, 8, 8) == []
 
 
+def test_channels_are_found_for_a_count_of_numbers_or_the_size_is_named():
+    assert conv_channels((32, 32), 384) == 6
+    assert conv_channels((16, 24), 48) == 2
+    for size in ((30, 32), (2, 2), (36, 32)):
+        with pytest.raises(ValueError, match=f"size must give 384 .* got {size[0]}x{size[1]}"):
+            conv_channels(size, 384)
+
+
 def test_a_mismatch_says_which_sizes_would_fit():
-    pictures = PictureEncoder(ConvAutoencoder(latent_channels=6), (64, 64))
+    images = ImageEncoder(ConvAutoencoder(latent_channels=6), (64, 64))
     with pytest.raises(ValueError, match=r"64 x 64 .* 1536 numbers, .* 384; .* 32x32"):
-        check_features(pictures, SentenceEncoder())
+        check_features(images, SentenceEncoder())
 
 
 def test_a_fingerprint_changes_with_one_weight():

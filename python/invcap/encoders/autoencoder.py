@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,13 @@ class AutoencoderSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"autoencoder steps must be at least 1, got {self.steps}")
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"autoencoder {name} must be at least 1, got {getattr(self, name)}"
+                )
+        if not 0 < self.learning_rate < inf:
+            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
         if not (isfinite(self.noise) and self.noise >= 0):
             raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
 
@@ -156,23 +161,37 @@ def train_autoencoder(
     def draw(generator: torch.Generator, part: slice) -> Batch:
         chosen = torch.randint(len(pixels), (settings.batch_size,), generator=generator)
         noise = torch.randn(settings.batch_size, *latent_shape, generator=generator)
-        return {"pixels": pixels[chosen[part]].view(-1, *size, 3), "noise": noise[part]}
+        return {
+            "pixels": pixels[chosen[part]].view(-1, *size, 3),
+            "noise": settings.noise * noise[part],
+        }
 
-    def loss(model: ConvAutoencoder, batch: Batch) -> dict[str, Tensor]:
-        images = to_unit_range(batch["pixels"])
-        noisy = model.encode(images).latents + settings.noise * batch["noise"]
-        return {"error": F.mse_loss(model.decode(noisy).sample, images)}
-
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
-    optimizers = [
-        Muon(weights, settings.learning_rate),
-        torch.optim.AdamW(biases, settings.learning_rate / 10, weight_decay=0),
-    ]
     trainer = TrainerSettings(
         settings.steps, settings.batch_size, seed=settings.seed, name="autoencoder"
     )
-    return train(model, loss, draw, optimizers, trainer, path, identity, accelerator).module
+    optimizers = make_optimizers(model, settings)
+    return train(
+        model, reconstruction_loss, draw, optimizers, trainer, path, identity, accelerator
+    ).module
+
+
+def reconstruction_loss(model: ConvAutoencoder, batch: Batch) -> dict[str, Tensor]:
+    """Mean squared error of images, (N, H, W, 3) bytes, decoded from latents with noise."""
+    images = to_unit_range(batch["pixels"])
+    noisy = model.encode(images).latents + batch["noise"]
+    return {"error": F.mse_loss(model.decode(noisy).sample, images)}
+
+
+def make_optimizers(
+    model: ConvAutoencoder, settings: AutoencoderSettings
+) -> list[torch.optim.Optimizer]:
+    """Muon on the weights and AdamW on the biases."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    return [
+        Muon(weights, settings.learning_rate),
+        torch.optim.AdamW(biases, settings.learning_rate / 10, weight_decay=0),
+    ]
 
 
 def to_unit_range(pixels: np.ndarray | Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The embedded Stable Diffusion: a few million weights that draw the `shapes` pictures."""
+"""The embedded Stable Diffusion: a few million weights that draw the `shapes` images."""

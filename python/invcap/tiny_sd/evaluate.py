@@ -21,7 +21,7 @@ def draw_scenes(
     steps: int,
     seed: int,
 ) -> np.ndarray:
-    """Generates a picture for each scene, in one of the wordings in turn: (N, H, W, 3) bytes."""
+    """Generates an image for each scene, in one of the wordings in turn: (N, H, W, 3) bytes."""
     generator = torch.Generator().manual_seed(seed)
     captions = [scene.caption(i % len(WORDINGS)) for i, scene in enumerate(scenes)]
     drawn = [
@@ -38,20 +38,20 @@ def draw_scenes(
 
 
 def accuracies(
-    pictures: np.ndarray, asked: Sequence[Scene], pixels: np.ndarray, scenes: Sequence[Scene]
+    images: np.ndarray, asked: Sequence[Scene], pixels: np.ndarray, scenes: Sequence[Scene]
 ) -> dict[str, float]:
-    """Judges pictures by the nearest rendered one, in squared distance of pixels.
+    """Judges images by the nearest rendered one, in squared distance of pixels.
 
     Args:
-        pictures: (N, H, W, 3) bytes.
+        images: (N, H, W, 3) bytes.
         asked: the N scenes that they should show.
         pixels: (M, H, W, 3) bytes, all scenes rendered.
         scenes: those M scenes.
 
     Returns:
-        For each factor, the share of pictures whose nearest scene has it as asked.
+        For each factor, the share of images whose nearest scene has it as asked.
     """
-    queries = torch.from_numpy(pictures).flatten(1).float()
+    queries = torch.from_numpy(images).flatten(1).float()
     targets = torch.from_numpy(pixels).flatten(1).float()
     nearest = [torch.cdist(some, targets).argmin(1) for some in queries.split(AT_ONCE)]
     seen = [asdict(scenes[i]) for i in torch.cat(nearest).tolist()]

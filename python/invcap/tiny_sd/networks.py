@@ -11,7 +11,7 @@ TEXT_WIDTH = 64
 
 
 def new_vae() -> AutoencoderKL:
-    """Pictures (N, 3, 32, 32) in [-1, 1] to latents (N, 6, 8, 8), and back."""
+    """Images (N, 3, 32, 32) in [-1, 1] to latents (N, 6, 8, 8), and back."""
     return AutoencoderKL(
         latent_channels=LATENT_CHANNELS,
         block_out_channels=(16, 32, 64),
@@ -64,8 +64,8 @@ def new_unet() -> UNet2DConditionModel:
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's schedule of noise; the UNet predicts velocity, as Stable Diffusion 2 does.
 
-    Where a picture is nearly all noise, the noise itself hardly says what the words change, such as
-    the place of the shape; velocity there is the picture.
+    Where an image is nearly all noise, the noise itself hardly says what the words change, such as
+    the place of the shape; velocity there is the image.
     """
     return DDIMScheduler(
         beta_start=0.00085,
