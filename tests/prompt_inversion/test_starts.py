@@ -2,6 +2,8 @@ import json
 
 import pytest
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.files import write_tensors
@@ -121,20 +123,41 @@ def test_a_broken_file_of_an_amortised_start_is_named(pipeline, tmp_path, metada
         AmortisedStart.load(path, pipeline.model)
 
 
+def test_the_start_has_as_many_codes_as_captions_and_latent_numbers_allow():
+    latents, hidden = torch.randn(5, 4, 2, 2), torch.randn(40, 7, 3)
+    assert len(AmortisedStart.of(latents, hidden).basis) == 16
+    assert len(AmortisedStart.of(latents, hidden[:6]).basis) == 6
+    assert len(AmortisedStart.of(latents, hidden, codes=2).basis) == 2
+    with pytest.raises(ValueError, match="hidden: expected captions that differ"):
+        AmortisedStart.of(latents, hidden[:1].expand(9, 7, 3))
+
+
+def test_large_latents_are_averaged_over_squares():
+    latents = torch.randn(4, 4, 64, 64)
+    start = AmortisedStart.of(latents, torch.randn(4, 7, 3), codes=2, depth=1)
+    assert start.network.layers[0].lu.shape == (4096, 4096)
+    same_means = latents.unflatten(3, (32, 2)).flip(4).flatten(3)
+    torch.testing.assert_close(start(same_means), start(latents), rtol=1e-4, atol=1e-4)
+
+
 def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
     torch.manual_seed(0)
+    model = pipeline.model
     latents = 0.1 * torch.randn(8, 4, 8, 8)
-    hidden = pipeline.model.encode_prompts(PROMPTS * 2) + 0.01 * torch.randn(8, 77, 16)
-    losses = []
-    settings = AmortisedSettings(caption_steps=30, steps=60, batch_size=16, mean_rate=0.05)
+    hidden = model.encode_prompts(PROMPTS * 2).tensors["prompt_embeds"]
+    hidden = hidden + 0.01 * torch.randn(8, 77, 16)
     start = AmortisedStart.of(latents, hidden, codes=4)
-    assert len(start.basis) == 4
-    trained = train_amortised(
-        pipeline, latents, hidden, settings, tmp_path, lambda step, loss: losses.append(loss)
+    codes = start.code_of(hidden).detach()
+    settings = AmortisedSettings(caption_steps=30, steps=60, batch_size=16, mean_rate=0.05)
+    how = (latents.flatten(1), codes, settings, {"data": "a"}, tmp_path, Accelerator(cpu=True))
+    trained = train_amortised(model, start, *how)
+    captions, bound = (
+        load_file(tmp_path / f"{name}.safetensors")[f"history.{name}"]
+        for name in ("captions", "bound")
     )
-    assert losses[29] < 0.5 * losses[0]
-    assert sum(losses[-20:]) < sum(losses[30:50])
-    again = train_amortised(pipeline, latents, hidden, settings, tmp_path)
+    assert captions[-1] < 0.5 * captions[0]
+    assert bound[-20:].mean() < bound[:20].mean()
+    again = train_amortised(model, AmortisedStart.of(latents, hidden, codes=4), *how)
     assert torch.equal(trained.basis, again.basis)
 
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from invcap.training.muon import Muon, orthogonalised
+from invcap.training.muon import Muon, orthogonalized
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (10, 40), (40, 10), (16, 3, 3, 3)])
 def test_a_step_direction_has_singular_values_near_one(shape):
     torch.manual_seed(0)
     rows, columns = shape[0], torch.zeros(shape)[0].numel()
-    direction = orthogonalised(torch.randn(shape)).flatten(1)
+    direction = orthogonalized(torch.randn(shape)).flatten(1)
     values = torch.linalg.svdvals(direction) / max(1, rows / columns) ** 0.5
     assert direction.shape == (rows, columns)
     assert values.min() > 0.3 and values.max() < 1.3
@@ -18,7 +18,7 @@ def test_the_direction_is_the_polar_factor_up_to_the_spread_of_its_singular_valu
     torch.manual_seed(0)
     matrix = torch.randn(16, 16)
     u, _, v = torch.linalg.svd(matrix)
-    direction = orthogonalised(matrix)
+    direction = orthogonalized(matrix)
     assert torch.linalg.norm(u.mT @ direction @ v.mT - torch.eye(16), 2) < 0.7
 
 

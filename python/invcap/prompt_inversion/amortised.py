@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from invcap_ext import InvertibleNetwork
 
 MAX_FEATURES = 4096
 OVERSAMPLING = 16
+SAME = 1e-5
 
 
 class AmortisedStart(nn.Module):
@@ -65,24 +65,39 @@ class AmortisedStart(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, latents: Tensor, hidden: Tensor, seed: int = 0, **options: Any) -> AmortisedStart:
+    def of(
+        cls,
+        latents: Tensor,
+        hidden: Tensor,
+        seed: int = 0,
+        codes: int = 128,
+        depth: int = 3,
+        negative_slope: float = 0.7,
+    ) -> AmortisedStart:
         """One that knows the statistics of training images, and whose network is untrained.
 
         Args:
-            latents: (N, C, h, w).
+            latents: (N, C, h, w), N at least 2.
             hidden: (M, 77, d), of captions.
             seed: of the network's weights and of the randomised search for the basis.
-            options: as of the class.
+            codes: as of the class, but fewer where there are fewer captions or latent numbers.
+            depth, negative_slope: as of the class.
+
+        Raises:
+            ValueError: the hidden states of all captions are the same.
         """
+        rows = hidden.flatten(1).float()
+        pooled = F.avg_pool2d(latents, pool_for(latents.shape[1:]))
+        codes = min(codes, len(rows), rows.shape[1], pooled[0].numel())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            start = cls(latents.shape[1:], hidden.shape[1:], **options).to(hidden.device)
-            rows = hidden.flatten(1).float()
-            wanted = min(len(start.basis) + OVERSAMPLING, *rows.shape)
+            start = cls(latents.shape[1:], hidden.shape[1:], codes, depth, negative_slope)
+            start.to(hidden.device)
+            wanted = min(codes + OVERSAMPLING, *rows.shape)
             _, deviations, axes = torch.pca_lowrank(rows, wanted, niter=4)
-        codes = len(start.basis)
         unit = (deviations[:codes].square().mean() / len(rows)).sqrt()
-        pooled = F.avg_pool2d(latents, start.pool)
+        if unit <= SAME * rows.square().mean().sqrt():
+            raise ValueError("hidden: expected captions that differ, got the same states of all")
         start.latent_mean.copy_(pooled.mean(0))
         start.latent_deviation.copy_(pooled.std(0).clamp(min=1e-6))
         start.mean.copy_(rows.mean(0).view_as(start.mean))

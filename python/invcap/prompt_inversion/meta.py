@@ -40,6 +40,13 @@ class MetaSettings:
     )
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("rounds", "images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must be above 0 and at most 1, got {self.rate}")
+
 
 def reptile(
     model: FrozenTextToImage,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from invcap.data.shards import Rows
-from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion.amortised import AmortisedStart
 from invcap.prompt_inversion.objective import squared_errors
 from invcap.training.muon import Muon
-from invcap.training.trainer import Batch, TrainerSettings, train
+from invcap.training.trainer import Batch, Loss, TrainerSettings, train
 
 CAPTIONS_AT_ONCE = 512
+SCALE_OF = 4096
 AVERAGE = 0.995
 
 
@@ -32,6 +35,7 @@ class AmortisedSettings:
         batch_size: images a step, with one evaluation of the denoiser each.
         gradient_accumulation: parts that those are computed in.
         network_rate, basis_rate, mean_rate: learning rates of AdamW on the bound.
+        checkpoint_every: steps between checkpoints.
         seed: of weights, batches and noise.
     """
 
@@ -42,7 +46,41 @@ class AmortisedSettings:
     network_rate: float = 2e-4
     basis_rate: float = 5e-4
     mean_rate: float = 1e-2
+    checkpoint_every: int = 250
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.caption_steps < 1:
+            raise ValueError(f"caption_steps must be at least 1, got {self.caption_steps}")
+        for name in ("network_rate", "basis_rate", "mean_rate"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        self.trainer()
+
+    def captions_trainer(self) -> TrainerSettings:
+        """How the first stage is trained, towards captions."""
+        return TrainerSettings(
+            self.caption_steps,
+            CAPTIONS_AT_ONCE,
+            average=AVERAGE,
+            checkpoint_every=self.checkpoint_every,
+            seed=self.seed,
+            name="amortised start, captions",
+        )
+
+    def trainer(self) -> TrainerSettings:
+        """How the second stage is trained, on the bound."""
+        return TrainerSettings(
+            self.steps,
+            self.batch_size,
+            warmup=0.004,
+            average=AVERAGE,
+            max_norm=10.0,
+            gradient_accumulation=self.gradient_accumulation,
+            checkpoint_every=self.checkpoint_every,
+            seed=self.seed,
+            name="amortised start, bound",
+        )
 
 
 def train_amortised(
@@ -51,6 +89,7 @@ def train_amortised(
     latents: Rows,
     codes: Rows,
     settings: AmortisedSettings,
+    identity: Mapping[str, Any],
     work: Path,
     accelerator: Accelerator,
 ) -> AmortisedStart:
@@ -60,19 +99,18 @@ def train_amortised(
         start: of `AmortisedStart.of`.
         latents: (N, C h w), of training images.
         codes: (N, K), of their captions.
+        identity: of model and data: checkpoints of others are refused.
         work: folder of the checkpoints.
+
+    Raises:
+        TrainingDivergedError: a loss is not finite.
+        ValueError: a checkpoint belongs to another model, data or settings.
     """
-    identity = {"model": model.fingerprint, "images": str(len(latents))}
     shape = start.latent_shape
-    scale = torch.as_tensor(codes[torch.arange(min(len(codes), 4096))]).square().sum(1).mean()
 
     def draw_captions(generator: torch.Generator, part: slice) -> Batch:
         chosen = torch.randint(len(latents), (CAPTIONS_AT_ONCE,), generator=generator)[part]
         return {"latents": latents[chosen].view(-1, *shape), "codes": codes[chosen]}
-
-    def caption_loss(start: AmortisedStart, batch: Batch) -> dict[str, Tensor]:
-        missing = start.code(batch["latents"]) - batch["codes"]
-        return {"captions": missing.square().sum(1).mean() / scale.to(missing.device)}
 
     def draw_noise(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
@@ -85,55 +123,73 @@ def train_amortised(
             "steps": samples.steps[part],
         }
 
-    factors = [layer.lu for layer in start.network.layers]
-    biases = [layer.bias for layer in start.network.layers if layer.bias is not None]
     start = train(
         start,
-        caption_loss,
+        caption_loss(codes),
         draw_captions,
-        [Muon(factors, 0.03), torch.optim.AdamW(biases, 2e-3, weight_decay=0)],
-        TrainerSettings(
-            settings.caption_steps,
-            CAPTIONS_AT_ONCE,
-            warmup=0.03,
-            decay=1.0,
-            average=AVERAGE,
-            seed=settings.seed,
-        ),
+        caption_optimizers(start),
+        settings.captions_trainer(),
         work / "captions.safetensors",
         identity,
         accelerator,
-    ).average.requires_grad_(True)
+    ).average
+    rates = {name: getattr(settings, name) for name in ("network_rate", "basis_rate", "mean_rate")}
+    return train(
+        start,
+        bound_loss(model),
+        draw_noise,
+        bound_optimizers(start, settings),
+        settings.trainer(),
+        work / "bound.safetensors",
+        {**identity, **rates},
+        accelerator,
+    ).average
+
+
+def caption_loss(codes: Rows) -> Loss:
+    """Squared error of the codes of captions, over their mean square."""
+    some = codes[torch.arange(min(len(codes), SCALE_OF))]
+    scale = some.square().sum(1).mean().item()
+
+    def loss(start: AmortisedStart, batch: Batch) -> dict[str, Tensor]:
+        missing = start.code(batch["latents"]) - batch["codes"]
+        return {"captions": missing.square().sum(1).mean() / scale}
+
+    return loss
+
+
+def bound_loss(model: FrozenTextToImage) -> Loss:
+    """Mean squared error of the denoiser under the prompts of a start, over latent numbers."""
+    with torch.no_grad():
+        shape = model.conditioning_shapes[model.optimized]
+        neutral = model.conditioning_of(torch.zeros(1, *shape, device=model.device))
+
+    def loss(start: AmortisedStart, batch: Batch) -> dict[str, Tensor]:
+        latents, noise, steps = batch["latents"], batch["noise"], batch["steps"]
+        noisy = model.schedule.to(latents.device).noisy(latents, noise, steps)
+        others = neutral.map(lambda tensor: tensor.expand(len(latents), *tensor.shape[1:]))
+        conditioning = others.replace(**{model.optimized: start(latents)})
+        weight = torch.full_like(latents.flatten(1)[:, 0], 1 / latents[0].numel())
+        errors = squared_errors(model, noisy, noise, steps, conditioning, weight)
+        return {"bound": errors.mean()}
+
+    return loss
+
+
+def caption_optimizers(start: AmortisedStart) -> list[torch.optim.Optimizer]:
+    """Of the network alone: Muon on its triangular factors, AdamW on its biases."""
+    factors = [layer.lu for layer in start.network.layers]
+    biases = [weight for weight in start.network.parameters() if weight.ndim == 1]
+    return [Muon(factors, 0.03), torch.optim.AdamW(biases, 2e-3, weight_decay=0)]
+
+
+def bound_optimizers(
+    start: AmortisedStart, settings: AmortisedSettings
+) -> list[torch.optim.Optimizer]:
+    """AdamW on all, with a rate for each part."""
     groups = [
         {"params": [*start.network.parameters()], "lr": settings.network_rate},
         {"params": [start.basis], "lr": settings.basis_rate},
         {"params": [start.mean], "lr": settings.mean_rate},
     ]
-    return train(
-        start,
-        lambda start, batch: {"bound": bound_loss(model, start, batch)},
-        draw_noise,
-        [torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0)],
-        TrainerSettings(
-            settings.steps,
-            settings.batch_size,
-            warmup=0.004,
-            decay=1.0,
-            average=AVERAGE,
-            max_norm=0.15,
-            gradient_accumulation=settings.gradient_accumulation,
-            seed=settings.seed,
-        ),
-        work / "bound.safetensors",
-        identity,
-        accelerator,
-    ).average
-
-
-def bound_loss(model: FrozenTextToImage, start: AmortisedStart, batch: Batch) -> Tensor:
-    """Mean squared error of the denoiser under the prompts of a start, over latent numbers."""
-    latents, noise, steps = batch["latents"], batch["noise"], batch["steps"]
-    noisy = model.schedule.to(latents.device).noisy(latents, noise, steps)
-    weight = torch.full_like(latents.flatten(1)[:, 0], 1 / latents[0].numel())
-    conditioning = Conditioning({model.optimized: start(latents)})
-    return squared_errors(model, noisy, noise, steps, conditioning, weight).mean()
+    return [torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0)]
