@@ -48,13 +48,13 @@ def digest(*parts: str | np.ndarray | Tensor) -> str:
         if isinstance(part, str):
             hashed.update(part.encode() + b"\0")
         else:
-            hashed.update(np.ascontiguousarray(part))
+            hashed.update(np.ascontiguousarray(part).data)
     return hashed.hexdigest()[:32]
 
 
 def check_identity(path: Path, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the first difference, unless a file is of the run that asks."""
-    for name in saved | asked:
+    for name in {**saved, **asked}:
         had, wants = saved.get(name), asked.get(name)
         if isinstance(had, dict) and isinstance(wants, dict):
             check_identity(path, had, wants)

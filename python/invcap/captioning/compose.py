@@ -1,4 +1,4 @@
-"""Sentences that no bank holds, composed of parts of those that it does."""
+"""New sentences, composed of parts of others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ JOINED = 1
 
 def compositions(sentences: Iterable[str], others: Iterable[str]) -> Iterator[str]:
     """Yields each sentence with one part put in from another, for every part they differ in."""
-    others = [other.split() for other in others]
+    sources = [other.split() for other in others]
     for words in (sentence.split() for sentence in sentences):
-        for other in others:
-            for (start, end), part in differences(words, other):
+        for source in sources:
+            for (start, end), part in differences(words, source):
                 yield " ".join([*words[:start], *part, *words[end:]])
 
 

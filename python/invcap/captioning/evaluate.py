@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from invcap.captioning.model import InvertibleCaptioner, squared_distances
-from invcap.captioning.pairs import Pairs
+from invcap.captioning.pairs import Pairs, in_memory
 
 DISTANCES_AT_ONCE = 2**24
 
 
 @torch.no_grad()
 def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
-    """Measures both directions of a captioner on held-out pairs in memory.
+    """Measures both directions of a captioner on held-out pairs.
 
     Returns:
         "caption": mean squared error between f(latent) and the caption's embedding, over pairs;
@@ -26,8 +26,8 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
         embeddings have unit variance, so that 1 is what always answering the mean gets.
     """
     device = model.device
-    x = model.latent_scaler(held_out.latents.to(device))
-    e = model.embedding_scaler(held_out.embeddings.to(device))
+    x = model.latent_scaler(in_memory(held_out.latents).to(device))
+    e = model.embedding_scaler(in_memory(held_out.embeddings).to(device))
     image, caption = held_out.image.to(device), held_out.caption.to(device)
     found, drawn = model.network(x), model.network.inverse(e)
     return {

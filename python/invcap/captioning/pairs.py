@@ -29,7 +29,7 @@ class Pairs:
         embeddings: (M, n).
         image, caption: (P,) int64; pair p is image[p] with caption[p], sorted by image.
         variants: of each image.
-        pngs: the images as files, where they are kept.
+        pngs: the held-out images as files.
         identity: of the numbers: other pairs have another one.
     """
 
@@ -40,7 +40,7 @@ class Pairs:
     image: Tensor
     caption: Tensor
     variants: int = 1
-    pngs: Sequence[bytes | None] = ()
+    pngs: Sequence[bytes] = ()
     identity: str = ""
 
 
@@ -92,7 +92,7 @@ def make_pairs(
     variants = 1 if held_out else images.variants
     first = torch.tensor(chosen) * images.variants
     latents = ChosenRows(images.rows(), (first[:, None] + torch.arange(variants)).flatten())
-    pngs = images.pngs() if held_out else []
+    pngs = images.pngs() if held_out else {}
     return Pairs(
         names=[images.names[index] for index in chosen],
         latents=in_memory(latents) if held_out else latents,

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from invcap.captioning.model import InvertibleCaptioner, squared_distances
-from invcap.captioning.pairs import Pairs
+from invcap.captioning.pairs import Pairs, in_memory
 from invcap.data.encode import decode_png
 from invcap.figures import write_figure
 from invcap.files import write_text
@@ -86,7 +86,7 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
 
     own = [held_out.caption[held_out.image == index].tolist() for index in chosen]
     x = model.latent_scaler(held_out.latents[torch.tensor(chosen)].to(model.device))
-    targets = model.embedding_scaler(held_out.embeddings.to(model.device))
+    targets = model.embedding_scaler(in_memory(held_out.embeddings).to(model.device))
     found = model.network(x)
     nearest = squared_distances(found, targets).argmin(1).tolist()
     drawn = decoded(model.network.inverse(targets[[captions[0] for captions in own]]))

@@ -10,7 +10,6 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
@@ -280,9 +279,9 @@ def held_out_error(images: EncodedImages, encoder: ImageEncoder) -> float:
     """Mean squared error of held-out images decoded from their latents, in pixel values."""
     rows, pngs = images.rows(), images.pngs()
     total, count = 0.0, 0
-    for number in np.flatnonzero(images.held_out).tolist():
+    for number, png in pngs.items():
         decoded = encoder.decode(rows[torch.tensor([number * images.variants])])[0]
-        difference = decoded.astype(float) - decode_png(pngs[number])
+        difference = decoded.astype(float) - decode_png(png)
         total, count = total + (difference**2).sum(), count + difference.size
     return total / count
 

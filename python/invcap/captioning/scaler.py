@@ -22,8 +22,9 @@ class Scaler:
     @classmethod
     def of(cls, rows: Rows) -> Scaler:
         """Takes the statistics of rows (N, n); a feature that never varies keeps its scale."""
-        mean = sum(block.double().sum(0) for block in blocks(rows)) / len(rows)
-        squares = sum((block.double() - mean).square().sum(0) for block in blocks(rows))
+        none = torch.zeros((), dtype=torch.float64)
+        mean = sum((block.double().sum(0) for block in blocks(rows)), none) / len(rows)
+        squares = sum(((block.double() - mean).square().sum(0) for block in blocks(rows)), none)
         deviation = (squares / len(rows)).sqrt()
         return cls(mean.float(), torch.where(deviation > CONSTANT, deviation, 1.0).float())
 

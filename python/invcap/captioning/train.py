@@ -180,7 +180,7 @@ def identity(settings: TrainSettings) -> dict[str, object]:
 def make_optimizers(module: TrainingModule, settings: TrainSettings) -> list[torch.optim.Optimizer]:
     """Muon on the triangular factors and AdamW on the rest, or AdamW on all."""
     factors = [layer.lu for layer in module.network.layers]
-    rest = [layer.bias for layer in module.network.layers]
+    rest = [weight for weight in module.network.parameters() if weight.ndim == 1]
     if settings.objective == "likelihood":
         rest.append(module.log_sigma)
     lr = settings.learning_rate or LEARNING_RATES[settings.optimizer]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,7 +92,7 @@ def caption(
         lines = (line.strip() for line in captions.read_text(encoding="utf-8").splitlines())
         captioner.set_candidates(list(dict.fromkeys(filter(None, lines))))
     found = captioner.caption(pictures, top_k)
-    result = [
+    result: list[dict[str, Any]] = [
         {"picture": str(picture), "captions": [asdict(c) for c in best]}
         for picture, best in zip(pictures, found, strict=True)
     ]

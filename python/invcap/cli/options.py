@@ -125,7 +125,7 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(
                 f"{path}: {name} is not an option; expected some of {', '.join(sorted(known))}"
             )
-    context.default_map = (context.default_map or {}) | values
+    context.default_map = {**(context.default_map or {}), **values}
     return path
 
 

@@ -116,10 +116,10 @@ def train(
     from invcap.training.devices import start_processes
 
     settings = TrainSettings(
-        objective=objective,
         gradient_accumulation=gradient_accumulation,
         seed=seed,
         **given(
+            objective=objective,
             depth=depth,
             negative_slope=negative_slope,
             optimizer=optimizer,

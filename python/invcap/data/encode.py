@@ -69,9 +69,10 @@ class EncodedImages:
         """Other images, encoders or settings have another one."""
         return self.shards[0].parent.name
 
-    def pngs(self) -> list[bytes | None]:
-        """Held-out images as PNG at the size that was encoded; None for others."""
-        return read_column(self.shards, "png")
+    def pngs(self) -> dict[int, bytes]:
+        """Held-out images by their numbers, as PNG at the size that was encoded."""
+        every = read_column(self.shards, "png")
+        return {number: png for number, png in enumerate(every) if png is not None}
 
 
 def encode_images(

@@ -71,8 +71,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.spatial = nn.Conv2d(channels, channels, 3, padding=1)
         self.mix = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        for weight in self.mix.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mix(F.gelu(self.spatial(x)))
@@ -80,6 +80,11 @@ class ResidualBlock(nn.Module):
 
 class LatentNorm(nn.BatchNorm2d):
     """Batch normalization by the statistics of the whole batch, over all processes."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and distributed.is_initialized()):

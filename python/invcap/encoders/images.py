@@ -6,6 +6,7 @@ import tempfile
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, replacing
 from invcap.hashing import fingerprint
 
-Autoencoder = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
+Autoencoder: TypeAlias = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
 AUTOENCODERS = {kind.__name__: kind for kind in (ConvAutoencoder, AutoencoderKL, AutoencoderTiny)}
 BATCH = 256
 

@@ -233,7 +233,8 @@ def train_denoiser(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.seed)
-        denoiser = Denoiser(copy.deepcopy(text_encoder)).to(memory_format=torch.channels_last)
+        denoiser = Denoiser(copy.deepcopy(text_encoder))
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         chosen = torch.randint(len(latents), (IMAGES,), generator=generator)
@@ -248,7 +249,7 @@ def train_denoiser(
         }
 
     trained = train_stage(denoiser, denoiser_loss(), draw, IMAGES, stage)
-    return trained.to(memory_format=torch.contiguous_format)
+    return trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def denoiser_loss() -> Loss:

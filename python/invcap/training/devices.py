@@ -29,7 +29,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r}: {torch.cuda.device_count()} CUDA devices are there")
-    return torch.device(kind, int(number) if number else None)
+    return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
 def start_processes(

@@ -5,6 +5,7 @@ processor without bfloat16 arithmetic; this one works in the parameter's own pre
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum, for matrices and for convolutions, whose first axis counts as rows.
+    """Orthogonalized momentum, for matrices and for convolutions, whose first axis counts as rows.
 
     Args:
         params: weights of at least two axes.
@@ -36,23 +37,23 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["momentum"], group["weight_decay"])
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
-        state = self.state[parameter]
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        momentum, state = group["momentum"], self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         average = state["momentum_buffer"]
-        average.lerp_(parameter.grad, 1 - momentum)
-        direction = orthogonalised(parameter.grad.lerp(average, momentum))
-        parameter.mul_(1 - lr * weight_decay).add_(direction, alpha=-lr)
+        average.lerp_(gradient, 1 - momentum)
+        direction = orthogonalized(gradient.lerp(average, momentum))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
 
 
-def orthogonalised(weight: Tensor) -> Tensor:
+def orthogonalized(weight: Tensor) -> Tensor:
     """Pushes the singular values of a weight towards 1 by five Newton-Schulz iterations.
 
     They end between 0.7 and 1.2; that is enough for a step direction. A matrix of more rows than

@@ -301,5 +301,5 @@ def _schedule(step: int, settings: TrainerSettings) -> float:
 def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
     for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
-    for slow, fast in zip(average.buffers(), module.buffers(), strict=True):
-        slow.copy_(fast)
+    for copied, buffer in zip(average.buffers(), module.buffers(), strict=True):
+        copied.copy_(buffer)
