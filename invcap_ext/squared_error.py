@@ -30,13 +30,10 @@ def weighted_squared_error(predicted: Tensor, noise: Tensor, weight: Tensor) -> 
 @torch.library.register_fake("invcap::weighted_squared_error")
 def _fake(predicted: Tensor, noise: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     for name, tensor in (("noise", noise), ("weight", weight)):
-        torch._check_value(
-            tensor.device == predicted.device,
-            lambda name=name, tensor=tensor: (
-                f"{name} must be on the device of predicted, {predicted.device}, "
-                f"got {tensor.device}"
-            ),
+        message = (
+            f"{name} must be on the device of predicted, {predicted.device}, got {tensor.device}"
         )
+        torch._check_value(tensor.device == predicted.device, message.__str__)
     torch._check_value(
         noise.shape == predicted.shape,
         lambda: f"noise must have shape {predicted.shape}, got {noise.shape}",
