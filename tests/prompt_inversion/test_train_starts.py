@@ -1,8 +1,12 @@
 """What `invcap train-starts` does, from images and captions to starts that an inversion takes."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from kills import KilledError, kill_at
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from two_tensors import TwoTensorPipeline, TwoTensors
 
 from invcap.data import load_examples, split_by_group
 from invcap.data.settings import DataSettings
@@ -174,6 +179,17 @@ def test_a_change_of_any_network_or_of_the_schedule_is_another_model(
     assert count_runs() == 4
 
 
+def test_a_model_whose_prompts_are_two_tensors_learns_starts(accelerator, tmp_path):
+    model = TwoTensors(TwoTensorPipeline())
+    data = write_data(tmp_path / "images", lambda text: text.split()[1])
+    data = replace(data, size=model.size)
+    train_starts(model, data, AMORTISED, META, tmp_path / "a", tmp_path / "work", accelerator)
+    found = read(tmp_path / "a")
+    assert found["meta.safetensors/prompt_embeds"].shape == (1, 8, 6)
+    assert found["meta.safetensors/pooled_prompt_embeds"].shape == (1, 3)
+    assert found["amortised.safetensors/mean"].shape == (8, 6)
+
+
 def test_held_out_images_take_no_part(model, data, accelerator, learned, tmp_path):
     _, held_out = split_by_group(load_examples(data.data).examples, data.held_out, data.seed)
     changed = tmp_path / "images"
@@ -294,3 +310,19 @@ def test_the_command_learns_starts_and_lists_their_files(folder, data, tmp_path)
     (row,) = json.loads((tmp_path / "out").read_text())
     assert row["files"] == [str(tmp_path / "starts" / name) for name in FILES]
     assert all(Path(file).is_file() for file in row["files"])
+
+
+@pytest.mark.slow
+def test_starts_of_stable_diffusions_width_are_learned_in_12_gb():
+    # Fewer iterations and images of some parts take less time, and the same memory.
+    script = (
+        "import start_memory, invcap.training.muon, invcap.prompt_inversion.train_starts as starts;"
+        "invcap.training.muon.ITERATIONS, starts.AXES_OF = 1, 32; start_memory.main(2048, 1)"
+    )
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=benchmarks, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    peak = float(re.search(r"peak resident memory: (\S+) GB", done.stdout)[1])
+    assert 1 < peak < 12  # 3.2 measured
