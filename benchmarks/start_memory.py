@@ -90,13 +90,20 @@ def main(
     captions = [
         every[at * len(every) // images].caption(at % len(WORDINGS)) for at in range(images)
     ]
-    amortised = AmortisedSettings(caption_steps=steps, steps=steps)
     inner = InversionSettings(steps=2, draws=2, bank=4, held_out=2)
     with tempfile.TemporaryDirectory() as folder:
-        how = (amortised, MetaSettings(rounds=1, inner=inner), {}, Path(folder) / "starts")
         for _ in range(2):
             learn_starts(
-                model, latents, LATENTS, captions, *how, Path(folder), Accelerator(cpu=True)
+                model,
+                latents,
+                LATENTS,
+                captions,
+                AmortisedSettings(caption_steps=steps, steps=steps),
+                MetaSettings(rounds=1, inner=inner),
+                {},
+                Path(folder) / "starts",
+                Path(folder),
+                Accelerator(cpu=True),
             )
     typer.echo(f"peak resident memory: {peak_resident() / 1e9:.2f} GB")
 

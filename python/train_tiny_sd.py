@@ -44,10 +44,11 @@ def main(
     processes = start_processes(device, precision)
     data = DataSettings("shapes")
     source = load_data(data)
-    train, held_out = split_by_group(source.examples, data.held_out, data.seed)
+    examples = list(source.examples)
+    train, held_out = split_by_group(examples, data.held_out, data.seed)
     every = list(scenes())
     training, unseen = ([every[i] for i in side] for side in (train, held_out))
-    pixels, _, _ = decode_images(source.examples, data.size)
+    pixels, _, _ = decode_images(examples, data.size)
     tokenizer = train_tokenizer(
         scene.caption(i) for scene in training for i in range(len(WORDINGS))
     )
