@@ -40,6 +40,7 @@ def test_it_is_small_and_safe_to_load():
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt"}
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_held_out_captions(held_out, pixels):
     plain = StableDiffusionPipeline.from_pretrained(tiny_sd())
     plain.set_progress_bar_config(disable=True)
