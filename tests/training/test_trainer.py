@@ -1,6 +1,5 @@
-"""The trainer: exact resumption, many processes, precision, and what it refuses."""
+"""The trainer: exact resumption, parts of batches, rates, averages, and what it refuses."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,121 +7,37 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from forks import ended, fork, fork_two
 from kills import KilledError, kill_at
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils import parameters_to_vector
-
-from invcap.data.shapes import draw as draw_scene
-from invcap.data.shapes import scenes
-from invcap.encoders.autoencoder import (
-    AutoencoderSettings,
-    ConvAutoencoder,
-    to_unit_range,
-    train_autoencoder,
+from small_network import (
+    FIFTY,
+    OPTIMIZERS,
+    SETTINGS,
+    Network,
+    adamw,
+    assert_near,
+    diverge,
+    draw,
+    everything,
+    losses,
+    make_network,
+    run,
 )
-from invcap.training.devices import start_processes
-from invcap.training.muon import Muon
+from torch import Tensor, nn
+
 from invcap.training.trainer import (
     Batch,
     LossModule,
-    Trained,
     TrainerSettings,
     TrainingDivergedError,
     take_step,
     train,
 )
-from invcap_ext import InvertibleNetwork
-
-SETTINGS = TrainerSettings(
-    7, 10, warmup=0.3, decay=0.5, weights={"size": 0.1}, checkpoint_every=2, seed=3
-)
-DATA = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-
-
-class Network(nn.Module):
-    """Convolutions in another memory layout, an invertible network, a buffer, an idle weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
-        self.network = InvertibleNetwork(32, 2, negative_slope=0.5)
-        self.left_alone = nn.Parameter(torch.ones(5))
-        self.calls: Tensor
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            self.calls += 1
-        return self.network(self.convolution(x).tanh().flatten(1))
-
-
-def make_network() -> Network:
-    torch.manual_seed(0)
-    return Network()
-
-
-def losses(network: Network, batch: Batch) -> dict[str, Tensor]:
-    y = network(batch["x"])
-    return {"error": F.mse_loss(y[:, :16], batch["target"]), "size": y[:, 16:].square().mean()}
-
-
-def draw(generator: torch.Generator, part: slice) -> Batch:
-    chosen = torch.randint(len(DATA), (SETTINGS.batch_size,), generator=generator)[part]
-    noise = torch.randn(SETTINGS.batch_size, 3, 4, 4, generator=generator)[part]
-    return {"x": DATA[chosen] + 0.1 * noise, "target": DATA[chosen, 0].flatten(1)}
-
-
-def muon_and_adamw(network: Network) -> list[torch.optim.Optimizer]:
-    factors = [layer.lu for layer in network.network.layers]
-    biases = [layer.bias for layer in network.network.layers]
-    return [
-        Muon([network.convolution.weight, *factors], 0.02),
-        torch.optim.AdamW([network.convolution.bias, *biases], 2e-3, betas=(0.9, 0.99)),
-    ]
-
-
-def adamw(network: Network) -> list[torch.optim.Optimizer]:
-    groups = [
-        {"params": [*network.convolution.parameters()], "lr": 1e-2},
-        {"params": [*network.network.parameters()], "weight_decay": 0.1},
-    ]
-    return [torch.optim.AdamW(groups, 1e-3)]
-
-
-OPTIMIZERS = {"muon and adamw": muon_and_adamw, "adamw": adamw}
 
 
 @pytest.fixture(scope="module")
 def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
-
-
-def run(
-    path: Path,
-    accelerator: Accelerator,
-    settings: TrainerSettings = SETTINGS,
-    optimizers: Callable[[Network], list[torch.optim.Optimizer]] = muon_and_adamw,
-    before_draw: Callable[[], None] = lambda: None,
-) -> Trained[Network]:
-    def watched_draw(generator: torch.Generator, part: slice) -> Batch:
-        before_draw()
-        return draw(generator, part)
-
-    network = make_network()
-    made = optimizers(network)
-    return train(network, losses, watched_draw, made, settings, path, {"data": "a"}, accelerator)
-
-
-def everything(trained: Trained[Network], path: Path) -> dict[str, bytes]:
-    """All that a run ends with, bit for bit."""
-    found = {f"module {name}": value for name, value in trained.module.state_dict().items()}
-    found |= {f"average {name}": value for name, value in trained.average.state_dict().items()}
-    found |= {f"checkpoint {name}": value for name, value in load_file(path).items()}
-    history = {name: np.array(values).tobytes() for name, values in trained.history.items()}
-    return {name: value.numpy().tobytes() for name, value in found.items()} | history
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -180,125 +95,6 @@ def test_a_batch_in_parts_gives_the_weights_of_a_whole_one(accelerator, tmp_path
     parts = replace(settings, gradient_accumulation=3)
     found = run(tmp_path / "parts", accelerator, parts, optimizers)
     assert_near(found, whole)
-
-
-def assert_near(found: Trained, expected: Trained) -> None:
-    """Weights within 1e-5 of their norm, losses within 1e-5."""
-    for which in ("module", "average"):
-        weights = getattr(found, which).state_dict()
-        for name, weight in getattr(expected, which).named_parameters():
-            assert torch.dist(weights[name], weight) <= 1e-5 * weight.norm(), (which, name)
-    for name, values in expected.history.items():
-        assert found.history[name] == pytest.approx(values, rel=1e-5), name
-
-
-FIFTY = replace(SETTINGS, steps=50, average=0.9, checkpoint_every=20)
-PIXELS = torch.stack(
-    [torch.from_numpy(np.array(draw_scene(scene, 16))) for scene in list(scenes())[::500]]
-)
-
-
-def train_plainly(path: Path, accelerator: Accelerator) -> Trained[ConvAutoencoder]:
-    """An autoencoder trained by plain gradient steps, which do not enlarge rounding errors."""
-    torch.manual_seed(0)
-    model = ConvAutoencoder(latent_channels=2, channels=16)
-
-    def draw_images(generator: torch.Generator, part: slice) -> Batch:
-        chosen = torch.randint(len(PIXELS), (9,), generator=generator)[part]
-        return {"images": to_unit_range(PIXELS[chosen])}
-
-    def error(model: ConvAutoencoder, batch: Batch) -> dict[str, Tensor]:
-        decoded = model.decode(model.encode(batch["images"]).latents).sample
-        return {"error": F.mse_loss(decoded, batch["images"])}
-
-    optimizers = [torch.optim.SGD(model.parameters(), 0.5)]
-    settings = TrainerSettings(50, 9)
-    return train(model, error, draw_images, optimizers, settings, path, {}, accelerator)
-
-
-def train_by_muon(path: Path, accelerator: Accelerator) -> ConvAutoencoder:
-    settings = AutoencoderSettings(steps=50, batch_size=9)
-    return train_autoencoder(PIXELS.flatten(1), (16, 16), 2, settings, path, {}, accelerator)
-
-
-def in_two_processes(folder: Path) -> None:
-    accelerator = start_processes("cpu")
-    assert accelerator.num_processes == 2
-    run(folder / "two", accelerator, FIFTY)
-    parts = replace(FIFTY, gradient_accumulation=2)
-    run(folder / "two in parts", accelerator, parts, adamw)
-    train_plainly(folder / "plain", accelerator)
-    train_by_muon(folder / "muon", accelerator)
-    with pytest.raises(KilledError):
-        run(folder / "begun", accelerator, FIFTY, before_draw=kill_at(30))
-    with pytest.raises(ValueError, match="batch_size must be at least 12, processes x"):
-        run(folder / "none", accelerator, replace(FIFTY, gradient_accumulation=6))
-    with pytest.raises(TrainingDivergedError, match="the loss is nan at step 2"):
-        diverge(folder / "diverged", accelerator, 2)
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    codes = fork_two(lambda: in_two_processes(folder), folder / "log")
-    assert codes == [0, 0], (folder / "log").read_text()
-    return folder
-
-
-def test_two_processes_give_the_weights_of_one(two_processes, accelerator, tmp_path):
-    found = run(two_processes / "two", accelerator, FIFTY, before_draw=kill_at(1))
-    assert_near(found, run(tmp_path / "one", accelerator, FIFTY))
-    parts = replace(FIFTY, gradient_accumulation=2)
-    found = run(two_processes / "two in parts", accelerator, parts, adamw, kill_at(1))
-    assert_near(found, run(tmp_path / "adamw", accelerator, FIFTY, adamw))
-
-
-def test_one_process_resumes_what_two_began(two_processes, accelerator, tmp_path):
-    kill_later = kill_at(31)
-    resumed = run(two_processes / "begun", accelerator, FIFTY, before_draw=kill_later)
-    assert_near(resumed, run(tmp_path / "one", accelerator, FIFTY))
-    with pytest.raises(KilledError):
-        kill_later()
-
-
-def test_two_processes_give_the_autoencoder_of_one(two_processes, accelerator, tmp_path):
-    found, one = (
-        train_plainly(folder / "plain", accelerator) for folder in (two_processes, tmp_path)
-    )
-    two_vector, vector = (parameters_to_vector(t.module.parameters()) for t in (found, one))
-    assert torch.dist(two_vector, vector) <= 1e-6 * vector.norm()
-    torch.testing.assert_close(
-        dict(found.module.named_buffers()), dict(one.module.named_buffers()), rtol=1e-4, atol=1e-6
-    )
-    assert one.history["error"][-1] < 0.5 * one.history["error"][0]
-
-
-def test_two_processes_train_the_autoencoder_as_well_as_one(two_processes, accelerator, tmp_path):
-    # Muon enlarges the smallest singular values of a gradient some 500 times, rounding with them.
-    images = to_unit_range(PIXELS)
-    decoded = []
-    for folder in (two_processes, tmp_path):
-        model = train_by_muon(folder / "muon", accelerator)
-        with torch.no_grad():
-            decoded.append(model.decode(model.encode(images).latents).sample)
-    two, one = decoded
-    assert torch.dist(two, one) < 0.01 * torch.dist(one, images)
-
-
-def diverge(path: Path, accelerator: Accelerator, at: int) -> None:
-    """Trains with a loss that is not a number from a step on."""
-
-    def bad(network: Network, batch: Batch) -> dict[str, Tensor]:
-        return {"error": network(batch["x"]).mean() * batch["factor"]}
-
-    steps = iter(range(1, 100))
-
-    def draw_bad(generator: torch.Generator, part: slice) -> Batch:
-        factor = torch.tensor(torch.nan if next(steps) >= at else 1.0)
-        return draw(generator, part) | {"factor": factor}
-
-    network = make_network()
-    train(network, bad, draw_bad, adamw(network), SETTINGS, path, {}, accelerator)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(accelerator, tmp_path):
@@ -448,34 +244,6 @@ def test_a_step_forward_and_backward_takes_nothing_from_the_device(
     monkeypatch.undo()
     assert not taken
     assert {term.device.type for term in found.values()} == {"meta"}
-
-
-def in_bfloat16(folder: Path) -> None:
-    accelerator = start_processes("cpu", "bfloat16", "tensorboard", folder)
-    accelerator.init_trackers("test")
-    dtypes = set()
-
-    def watched(network: Network, batch: Batch) -> dict[str, Tensor]:
-        network.network.layers[0].register_forward_hook(
-            lambda layer, inputs, output: dtypes.add((inputs[0].dtype, output.dtype))
-        )
-        return losses(network, batch)
-
-    network = make_network()
-    made = muon_and_adamw(network)
-    trained = train(network, watched, draw, made, FIFTY, folder / "a", {}, accelerator)
-    accelerator.end_training()
-    assert dtypes == {(torch.bfloat16, torch.bfloat16)}
-    weights = [*trained.module.parameters(), *trained.average.parameters()]
-    assert {weight.dtype for weight in weights} == {torch.float32}
-    error = trained.history["error"]
-    assert sum(error[-5:]) < 0.8 * sum(error[:5])
-
-
-def test_bfloat16_reaches_operators_and_leaves_weights_in_float32_and_losses_are_logged(tmp_path):
-    code = ended(fork(lambda: in_bfloat16(tmp_path), tmp_path / "log"))
-    assert code == 0, (tmp_path / "log").read_text()
-    assert [*(tmp_path / "tensorboard").rglob("events*")]
 
 
 @pytest.mark.parametrize(
