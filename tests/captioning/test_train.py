@@ -122,6 +122,7 @@ def test_every_caption_of_an_image_is_drawn_and_none_of_another():
         ({"learning_rate": -1.0}, "learning_rate must be finite and above 0, got -1.0"),
         ({"negative_slope": 0.0}, "negative_slope must be finite and above 0, got 0.0"),
         ({"weight_decay": float("nan")}, "weight_decay must be finite and at least 0, got nan"),
+        ({"seed": 2**40}, "seed must be from"),
         ({"noise": -0.1}, "noise must be finite and at least 0, got -0.1"),
     ],
 )

@@ -82,6 +82,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not (isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be finite and above 0, got {value}")
+        if not -(2**31) <= self.seed < 2**31:
+            raise ValueError(f"seed must be from -2^31 to below 2^31, got {self.seed}")
         if self.objective == "likelihood" and not self.noise > 0:
             raise ValueError(f"noise must be above 0 for 'likelihood', got {self.noise}")
 
