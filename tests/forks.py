@@ -29,7 +29,7 @@ def run_forked(
         output: file for its standard output, if not the same.
         kill_after: seconds.
     """
-    return ended(fork(lambda: _invcap(arguments), log, output), kill_after)
+    return ended(fork(lambda: run_invcap(arguments), log, output), kill_after)
 
 
 def fork(run: Callable[[], object], log: Path, output: Path | None = None) -> int:
@@ -88,6 +88,7 @@ def ended(child: int, kill_after: float | None = None) -> int | None:
     return None
 
 
-def _invcap(arguments: tuple[object, ...]) -> None:
+def run_invcap(arguments: tuple[object, ...]) -> None:
+    """Runs a command in this process."""
     sys.argv = ["invcap", *map(str, arguments)]
     main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import run_forked, run_two_forked
+from forks import fork_two, run_forked, run_invcap
 from safetensors.torch import load_file
 
 from invcap.data.shapes import draw, scenes
@@ -31,10 +31,12 @@ def arguments(tmp_path_factory) -> tuple:
 
 @pytest.fixture(scope="module")
 def train(arguments):
-    def run(output: Path, *more: object, processes=run_forked, **options):
+    def run(output: Path, *more: object, two: bool = False, **options):
         output.mkdir(exist_ok=True)
-        where = ("--output", output / "run", "--cache", output / "cache")
-        return processes(*arguments, *where, *more, log=output / "log", **options)
+        every = (*arguments, "--output", output / "run", "--cache", output / "cache", *more)
+        if two:
+            return fork_two(lambda: run_invcap(every), output / "log")
+        return run_forked(*every, log=output / "log", **options)
 
     return run
 
@@ -83,7 +85,7 @@ def test_two_processes_give_the_weights_of_one_and_one_resumes_what_two_began(tr
     how = ("--steps", 50, "--autoencoder", tmp_path / "encoder")
     one, two = tmp_path / "one", tmp_path / "two"
     assert train(one, *how) == 0
-    codes = train(two, *how, processes=run_two_forked)
+    codes = train(two, *how, two=True)
     assert codes == [0, 0], (two / "log").read_text()
     weights, others = (load_file(path / "run" / "model.safetensors") for path in (one, two))
     for name, weight in weights.items():
