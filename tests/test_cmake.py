@@ -10,7 +10,10 @@ from invcap_ext import build_info
 ROOT = Path(__file__).parents[1]
 CMAKE = Path(sys.executable).with_name("cmake")
 
-pytestmark = pytest.mark.skipif(not CMAKE.exists(), reason=f"{CMAKE} is not installed")
+pytestmark = [
+    pytest.mark.skipif(not CMAKE.exists(), reason=f"{CMAKE} is not installed"),
+    pytest.mark.slow,
+]
 
 
 def configure(build: Path, cuda: str, **environment: str) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ using simt::Site;
 
 template <int kBytes, class T>
 void copy_async(Shared<T> to, const T* from, bool valid, Site site = Site::current()) {
-  simt::copy_async(to.checked(kBytes, site), from, kBytes, valid ? kBytes : 0, site);
+  simt::copy_async<kBytes>(to.checked(kBytes, site), from, valid, site);
 }
 inline void commit_copies() { simt::commit_copies(); }
 template <int kInFlight>
@@ -54,13 +54,22 @@ void matrix_multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
             }
           }
         }
+        double sums[16][8];
+        const auto sum = [&sums](int lane, int r) -> double& {
+          return sums[lane / 4 + 8 * (r / 2)][lane % 4 * 2 + r % 2];
+        };
         for (int i = 0; i < simt::kWarp; ++i) {
-          for (int r = 0; r < 4; ++r) {
-            double sum = lanes[i]->d[r];
-            const int row = i / 4 + 8 * (r / 2), column = i % 4 * 2 + r % 2;
-            for (int k = 0; k < kDepth; ++k) sum += left[row][k] * right[k][column];
-            lanes[i]->d[r] = static_cast<float>(sum);
+          for (int r = 0; r < 4; ++r) sum(i, r) = lanes[i]->d[r];
+        }
+        for (int row = 0; row < 16; ++row) {
+          for (int k = 0; k < kDepth; ++k) {
+            for (int column = 0; column < 8; ++column) {
+              sums[row][column] += left[row][k] * right[k][column];
+            }
           }
+        }
+        for (int i = 0; i < simt::kWarp; ++i) {
+          for (int r = 0; r < 4; ++r) lanes[i]->d[r] = static_cast<float>(sum(i, r));
         }
       },
       site);

@@ -37,12 +37,12 @@ class Shared {
   Value read(Site site) const {
     Value value;
     std::memcpy(static_cast<void*>(&value),
-                shared_read(checked(sizeof(Value), site), sizeof(Value), site), sizeof(Value));
+                shared_read<sizeof(Value)>(checked(sizeof(Value), site), site), sizeof(Value));
     return value;
   }
   template <class Value>
   void write(const Value& value, Site site) const {
-    std::memcpy(shared_write(checked(sizeof(Value), site), sizeof(Value), site),
+    std::memcpy(shared_write<sizeof(Value)>(checked(sizeof(Value), site), site),
                 static_cast<const void*>(&value), sizeof(Value));
   }
 

@@ -20,7 +20,8 @@ enum class State { ready, at_barrier, in_collective, exited };
 struct Copy {
   size_t to;
   const std::byte* from;
-  size_t bytes, valid;
+  size_t bytes;
+  bool valid;
   int group;
   Site site;
 };
@@ -38,23 +39,24 @@ struct Warp {
   std::array<void*, kWarp> lanes{};
 };
 
-// Who touched two bytes of shared memory since which barrier. Threads count from 1; 0 is nobody.
+// A touch of shared memory: after how many barriers (an epoch), and the thread, counted from 1. A
+// later touch is a larger number; 0 is none.
+using Touch = uint32_t;
+constexpr Touch kThread = 0x7ff, kInFlight = 0x800, kEpoch = 0x1000;
+constexpr Touch kMany = kThread;  // more than one thread
+
+// The last write of two bytes of shared memory, and the last read.
 constexpr size_t kCellBytes = 2;
-constexpr uint16_t kMany = 0xffff;
 struct Cell {
-  uint32_t written = 0, read = 0;  // the epochs
-  uint16_t writer = 0, reader = 0;
-  bool in_flight = false;
+  Touch write = 0, read = 0;
 };
 
 struct Block {
-  Dim index, grid;
   unsigned size = 0;
-  uint32_t epoch = 0;  // barriers passed
+  Touch epoch = 0;  // kEpoch for each barrier passed
   unsigned waiting = 0, exited = 0;
   Site barrier;                       // where they wait
   bool votes = false, voted = false;  // at this barrier so far, at the last one
-  unsigned current = 0;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<std::byte> shared;
@@ -65,11 +67,14 @@ struct Block {
 Block block;
 std::vector<std::unique_ptr<Fiber>> fibers;
 
-Thread& self() { return block.threads[block.current]; }
-Warp& own_warp() { return block.warps[block.current / kWarp]; }
+unsigned current() { return position.thread.x; }
+Thread& self() { return block.threads[current()]; }
+Warp& own_warp() { return block.warps[current() / kWarp]; }
+Touch touch_now() { return block.epoch | (current() + 1); }
 
 bool same(Site a, Site b) {
-  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  return a.line() == b.line() &&
+         (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
 
 std::string at(Site site) {
@@ -79,8 +84,8 @@ std::string at(Site site) {
 
 // "tile.cuh:12: race ... (block 3, thread 17)"
 std::string describe(const std::string& what, Site site) {
-  return at(site) + ": " + what + " (block " + std::to_string(block.index.x) + "," +
-         std::to_string(block.index.y) + ", thread " + std::to_string(block.current) + ")";
+  return at(site) + ": " + what + " (block " + std::to_string(position.block.x) + "," +
+         std::to_string(position.block.y) + ", thread " + std::to_string(current()) + ")";
 }
 
 bool is_ignored(Site site) {
@@ -104,29 +109,51 @@ void run_thread() {
   if (block.waiting > 0) fail("barrier that one thread exits without", block.barrier);
 }
 
-// The cells of an access, inside of the block's shared memory.
-Cell* cells(size_t begin, size_t bytes, const char* access, Site site) {
-  if (begin + bytes > block.shared.size()) {
-    fail(std::string(access) + " out of the bounds of shared memory", site);
+bool in_this_epoch(Touch touch) { return touch >= block.epoch && touch; }
+bool by_another(Touch touch) { return (touch & kThread) != current() + 1; }
+
+// What an access makes of one cell; fails where it may not be.
+Cell after_read(Cell cell, Site site) {
+  if (cell.write & kInFlight) fail("read of the destination of a copy in flight", site);
+  if (!cell.write) fail("read of shared memory that nobody wrote", site);
+  if (in_this_epoch(cell.write) && by_another(cell.write)) {
+    fail("race: read after another thread's write, no barrier between", site);
   }
-  return &block.cells[begin / kCellBytes];
+  const bool shared = in_this_epoch(cell.read) && by_another(cell.read);
+  return {cell.write, shared ? block.epoch | kMany : touch_now()};
 }
 
-void mark_written(size_t begin, size_t bytes, bool in_flight, Site site) {
-  const auto me = static_cast<uint16_t>(block.current + 1);
-  Cell* cell = cells(begin, bytes, "write", site);
-  for (size_t i = 0; i < bytes; i += kCellBytes, ++cell) {
-    if (cell->in_flight) fail("write to the destination of a copy in flight", site);
-    if (cell->writer && cell->writer != me && cell->written == block.epoch) {
-      fail("race: write after another thread's write, no barrier between", site);
-    }
-    if (cell->reader && cell->reader != me && cell->read == block.epoch) {
-      fail("race: write after another thread's read, no barrier between", site);
-    }
-    cell->writer = me;
-    cell->written = block.epoch;
-    cell->in_flight = in_flight;
+Cell after_write(Cell cell, Site site) {
+  if (cell.write & kInFlight) fail("write to the destination of a copy in flight", site);
+  if (in_this_epoch(cell.write) && by_another(cell.write)) {
+    fail("race: write after another thread's write, no barrier between", site);
   }
+  if (in_this_epoch(cell.read) && by_another(cell.read)) {
+    fail("race: write after another thread's read, no barrier between", site);
+  }
+  return {touch_now(), cell.read};
+}
+
+// Applies `after` to the cells of an access; to one for all, if all are the same.
+template <size_t kBytes, class After>
+void touch(size_t begin, const char* access, Site site, const After& after) {
+  if (begin + kBytes > block.shared.size()) {
+    fail(std::string(access) + " out of the bounds of shared memory", site);
+  }
+  constexpr size_t kCount = kBytes / kCellBytes;
+  std::array<Cell, kCount> cells;
+  Cell* const place = &block.cells[begin / kCellBytes];
+  std::memcpy(&cells, place, sizeof(cells));
+  Touch differences = 0;
+  for (const Cell& cell : cells) {
+    differences |= (cell.write ^ cells[0].write) | (cell.read ^ cells[0].read);
+  }
+  if (differences) {
+    for (Cell& cell : cells) cell = after(cell);
+  } else {
+    cells.fill(after(cells[0]));
+  }
+  std::memcpy(static_cast<void*>(place), &cells, sizeof(cells));
 }
 
 // Runs the ready lanes of a warp again and again until none is left; a random order may leave
@@ -142,7 +169,7 @@ bool run_warp(unsigned warp, std::mt19937_64& random) {
     if (settings.order == Order::random) std::shuffle(lanes.begin(), lanes.end(), random);
     for (const unsigned lane : lanes) {
       if (block.threads[lane].state != State::ready) continue;
-      block.current = lane;
+      position.thread.x = lane;
       fibers[lane]->resume();
       if (!block.fault.empty()) throw Fault(block.fault);
       again = progress = true;
@@ -168,13 +195,13 @@ void run_block(std::mt19937_64& random) {
     const auto stuck =
         std::find_if(block.threads.begin(), block.threads.end(),
                      [](const Thread& t) { return t.state == State::in_collective; });
-    block.current = static_cast<unsigned>(stuck - block.threads.begin());
+    position.thread.x = static_cast<unsigned>(stuck - block.threads.begin());
     throw Fault(describe("collective that lanes of its mask never reach", stuck->site));
   }
 }
 
 void start_block(Dim index) {
-  block.index = index;
+  position.block = index;
   block.epoch = block.waiting = block.exited = 0;
   block.votes = false;
   block.fault.clear();
@@ -187,13 +214,15 @@ void start_block(Dim index) {
 
 }  // namespace
 
+Position position;
+
 void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function<void()>& thread) {
   if (shared_bytes > settings.shared_limit) {
     throw Fault("launch: " + std::to_string(shared_bytes) +
                 " bytes of shared memory, the limit is " + std::to_string(settings.shared_limit));
   }
   while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
-  block.grid = grid;
+  position.grid = grid;
   block.size = threads;
   block.body = &thread;
   block.shared.resize(shared_bytes);
@@ -208,10 +237,6 @@ void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function
     run_block(random);
   }
 }
-
-Dim thread_index() { return {block.current, 0, 0}; }
-Dim block_index() { return block.index; }
-Dim grid_size() { return block.grid; }
 
 void fail(const std::string& what, Site site) {
   block.fault = describe(what, site);
@@ -230,7 +255,7 @@ bool barrier(Site site, bool vote) {
   if (++block.waiting == block.size) {
     block.waiting = 0;
     block.voted = std::exchange(block.votes, false);
-    ++block.epoch;
+    if ((block.epoch += kEpoch) == 0) fail("more barriers than the harness can count", site);
     for (Thread& thread : block.threads) thread.state = State::ready;
     Fiber::suspend();
   } else {
@@ -241,14 +266,14 @@ bool barrier(Site site, bool vote) {
 
 bool join(unsigned mask, void* lane, Site site) {
   Warp& warp = own_warp();
-  const unsigned bit = 1u << block.current % kWarp;
+  const unsigned bit = 1u << current() % kWarp;
   if (!(mask & bit)) fail("collective whose mask leaves out its caller", site);
   if (warp.arrived && (warp.mask != mask || !same(warp.site, site))) {
     fail("collective, but other lanes wait with another mask or at " + at(warp.site), site);
   }
   warp.mask = mask;
   warp.site = site;
-  warp.lanes[block.current % kWarp] = lane;
+  warp.lanes[current() % kWarp] = lane;
   warp.arrived |= bit;
   return warp.arrived == mask;
 }
@@ -256,7 +281,7 @@ bool join(unsigned mask, void* lane, Site site) {
 const std::array<void*, kWarp>& joined() { return own_warp().lanes; }
 
 void finish() {
-  const unsigned first = block.current / kWarp * kWarp;
+  const unsigned first = current() / kWarp * kWarp;
   for (unsigned mask = own_warp().mask; mask; mask &= mask - 1) {
     block.threads[first + std::countr_zero(mask)].state = State::ready;
   }
@@ -266,35 +291,43 @@ void finish() {
 
 void wait_for_warp() { wait(State::in_collective, own_warp().site); }
 
-std::byte* shared_read(size_t begin, size_t bytes, Site site) {
-  const auto me = static_cast<uint16_t>(block.current + 1);
-  Cell* cell = cells(begin, bytes, "read", site);
-  for (size_t i = 0; i < bytes; i += kCellBytes, ++cell) {
-    if (cell->in_flight) fail("read of the destination of a copy in flight", site);
-    if (!cell->writer) fail("read of shared memory that nobody wrote", site);
-    if (cell->writer != me && cell->written == block.epoch) {
-      fail("race: read after another thread's write, no barrier between", site);
-    }
-    const bool first = !cell->reader || cell->read != block.epoch;
-    cell->reader = first || cell->reader == me ? me : kMany;
-    cell->read = block.epoch;
-  }
+template <size_t kBytes>
+std::byte* shared_read(size_t begin, Site site) {
+  touch<kBytes>(begin, "read", site, [site](Cell cell) { return after_read(cell, site); });
   return block.shared.data() + begin;
 }
 
-std::byte* shared_write(size_t begin, size_t bytes, Site site) {
-  mark_written(begin, bytes, /*in_flight=*/false, site);
+template <size_t kBytes>
+std::byte* shared_write(size_t begin, Site site) {
+  touch<kBytes>(begin, "write", site, [site](Cell cell) { return after_write(cell, site); });
   return block.shared.data() + begin;
 }
 
-void copy_async(size_t to, const void* from, size_t bytes, size_t valid, Site site) {
-  if (to % bytes || (valid && reinterpret_cast<uintptr_t>(from) % bytes)) {
+template std::byte* shared_read<2>(size_t, Site);
+template std::byte* shared_read<4>(size_t, Site);
+template std::byte* shared_read<8>(size_t, Site);
+template std::byte* shared_read<16>(size_t, Site);
+template std::byte* shared_write<2>(size_t, Site);
+template std::byte* shared_write<4>(size_t, Site);
+template std::byte* shared_write<8>(size_t, Site);
+template std::byte* shared_write<16>(size_t, Site);
+
+template <size_t kBytes>
+void copy_async(size_t to, const void* from, bool valid, Site site) {
+  if (to % kBytes || (valid && reinterpret_cast<uintptr_t>(from) % kBytes)) {
     fail("asynchronous copy that is not aligned", site);
   }
-  mark_written(to, bytes, /*in_flight=*/true, site);
+  touch<kBytes>(to, "write", site, [site](Cell cell) {
+    cell = after_write(cell, site);
+    return Cell{cell.write | kInFlight, cell.read};
+  });
   self().copies.push_back(
-      {to, static_cast<const std::byte*>(from), bytes, valid, self().group, site});
+      {to, static_cast<const std::byte*>(from), kBytes, valid, self().group, site});
 }
+
+template void copy_async<4>(size_t, const void*, bool, Site);
+template void copy_async<8>(size_t, const void*, bool, Site);
+template void copy_async<16>(size_t, const void*, bool, Site);
 
 void commit_copies() { ++self().group; }
 
@@ -304,11 +337,10 @@ void wait_for_copies(int groups_in_flight, Site site) {
   std::erase_if(copies, [&](const Copy& copy) {
     if (copy.group >= self().group - groups_in_flight) return false;
     std::memset(block.shared.data() + copy.to, 0, copy.bytes);
-    if (copy.valid) std::memcpy(block.shared.data() + copy.to, copy.from, copy.valid);
+    if (copy.valid) std::memcpy(block.shared.data() + copy.to, copy.from, copy.bytes);
     Cell* cell = &block.cells[copy.to / kCellBytes];
     for (size_t i = 0; i < copy.bytes; i += kCellBytes, ++cell) {
-      cell->in_flight = false;
-      cell->written = block.epoch;
+      cell->write = touch_now();
     }
     return true;
   });

@@ -50,9 +50,13 @@ void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function
 
 // ---- What a running thread may ask and do.
 
-Dim thread_index();
-Dim block_index();
-Dim grid_size();
+struct Position {
+  Dim thread{0, 0, 0}, block{0, 0, 0}, grid;
+};
+extern Position position;
+inline Dim thread_index() { return position.thread; }
+inline Dim block_index() { return position.block; }
+inline Dim grid_size() { return position.grid; }
 [[noreturn]] void fail(const std::string& what, Site site);
 // Returns whether any thread came with `vote`.
 bool barrier(Site site, bool vote = false);
@@ -78,13 +82,16 @@ void collective(unsigned mask, Lane& lane, const Combine& combine, Site site) {
   }
 }
 
-// ---- Shared memory, in bytes from its start. Every access is checked.
+// ---- Shared memory, in bytes from its start. Every access, of 2, 4, 8 or 16 bytes, is checked.
 
-std::byte* shared_read(size_t begin, size_t bytes, Site site);
-std::byte* shared_write(size_t begin, size_t bytes, Site site);
+template <size_t kBytes>
+std::byte* shared_read(size_t begin, Site site);
+template <size_t kBytes>
+std::byte* shared_write(size_t begin, Site site);
 
-// Copies `valid` bytes and zeros to `bytes` bytes of shared memory, at the wait and no earlier.
-void copy_async(size_t to, const void* from, size_t bytes, size_t valid, Site site);
+// Copies 4, 8 or 16 bytes, zeros if not `valid`, to shared memory, at the wait and no earlier.
+template <size_t kBytes>
+void copy_async(size_t to, const void* from, bool valid, Site site);
 void commit_copies();
 void wait_for_copies(int groups_in_flight, Site site);
 

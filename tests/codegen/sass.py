@@ -1,5 +1,6 @@
 """What nvcc made of the kernels, as the disassembler shows it."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from invcap_ext import _C, build_info
 
@@ -64,14 +66,24 @@ def kernels(architecture: str) -> tuple[Kernel, ...]:
 
 
 def compiled(architecture: str) -> list[Path]:
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    results = [OUTPUT / f"{source.stem}-{architecture}.cubin" for source in SOURCES]
-    flags = ("-std=c++20", f"-arch={architecture}", f"-I{ROOT / 'csrc'}")
-    running = [
-        subprocess.Popen([tool("nvcc"), *flags, "-cubin", source, "-o", result])
-        for source, result in zip(SOURCES, results, strict=True)
-    ]
-    assert not any([process.wait() for process in running]), "nvcc failed"
+    """What nvcc makes of the launchers, once per change of a source, whoever asks first."""
+    flags = (tool("nvcc"), "-std=c++20", f"-arch={architecture}", f"-I{ROOT / 'csrc'}", "-cubin")
+    key = hashlib.sha256(" ".join(flags).encode())
+    for path in sorted((ROOT / "csrc/cuda").iterdir()):
+        key.update(path.read_bytes())
+    folder = OUTPUT / f"{architecture}-{key.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = [folder / f"{source.stem}.cubin" for source in SOURCES]
+    parts = [result.with_suffix(".part") for result in results]
+    with FileLock(folder / "lock"):
+        if not all(result.exists() for result in results):
+            running = [
+                subprocess.Popen([*flags, source, "-o", part])
+                for source, part in zip(SOURCES, parts, strict=True)
+            ]
+            assert not any([process.wait() for process in running]), "nvcc failed"
+            for part, result in zip(parts, results, strict=True):
+                part.rename(result)
     return results
 
 

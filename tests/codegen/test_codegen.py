@@ -3,6 +3,8 @@
 import pytest
 from sass import Kernel, kernels
 
+pytestmark = pytest.mark.slow  # minutes of nvcc, if the extension has no kernels
+
 # A multiprocessor has 65536 registers: two blocks of 256 threads may take 128 each. float64 may
 # have it alone.
 REGISTERS = 128

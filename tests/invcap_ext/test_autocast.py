@@ -191,6 +191,7 @@ def test_the_log_determinant_under_autocast_is_float32() -> None:
     assert got.dtype == torch.float32
 
 
+@pytest.mark.slow
 @each_activations
 @each_direction
 def test_a_compiled_step_under_autocast_is_that_of_eager_mode(activations, direction) -> None:
@@ -211,6 +212,7 @@ def test_a_compiled_step_under_autocast_is_that_of_eager_mode(activations, direc
         assert relative_error(got_one, want_one) < 1e-5
 
 
+@pytest.mark.slow
 @each_function
 def test_opcheck_passes_under_autocast(name) -> None:
     operator = getattr(torch.ops.invcap, name).default

@@ -60,6 +60,7 @@ def test_a_missing_extension_is_an_import_error_with_the_command(
         _build.check_built()
 
 
+@pytest.mark.slow
 def test_importing_under_another_torch_fails_before_the_library_is_loaded() -> None:
     program = (
         "import sys, torch\n"

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from invcap_ext import InvertibleLinear, InvertibleNetwork
 
+pytestmark = pytest.mark.slow
+
 DIRECTIONS = ("forward", "inverse")
 
 

@@ -5,7 +5,7 @@ import torch
 from layer_references import FUNCTIONS, Case, make_case, relative_error
 from torch import Tensor
 
-SIZES = (1, 2, 31, 33, 384, 1024)
+SIZES = (1, 2, 31, 33, 384, pytest.param(1024, marks=pytest.mark.slow))
 BATCHES = (0, 1, 7, 256)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 BACKWARD = {
@@ -235,6 +235,7 @@ def test_expanded_rows_lu_and_gradient_count_as_the_rows_they_stand_for(name: st
         assert relative_error(got, want) < 1e-12
 
 
+@pytest.mark.slow
 @each_function
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("bias", (True, False), ids=("bias", "no_bias"))
@@ -254,6 +255,7 @@ def test_opcheck_passes_for_the_operator_and_its_backward_operator(
     torch.library.opcheck(BACKWARD[name], (*tensors, *settings), **tolerances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse", (False, True))
 def test_opcheck_passes_for_the_operator_of_a_network(inverse: bool) -> None:
     _, (rows, lu, bias) = make_case(33, 7).leaves()
@@ -262,7 +264,7 @@ def test_opcheck_passes_for_the_operator_of_a_network(inverse: bool) -> None:
 
 
 @each_function
-@pytest.mark.parametrize("n", (33, 384, 1024))
+@pytest.mark.parametrize("n", SIZES[3:])
 def test_two_runs_agree_bit_for_bit(name: str, n: int) -> None:
     function, _ = FUNCTIONS[name]
     case = make_case(n, 256, torch.float32)

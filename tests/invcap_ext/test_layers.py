@@ -106,7 +106,11 @@ def test_a_network_is_its_layers_in_order_and_its_inverse_theirs_in_reverse(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("shape", ((33,), (0, 33), (7, 33), (2, 3, 33), (2, MANY, 33)), ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    ((33,), (0, 33), (7, 33), (2, 3, 33), pytest.param((2, MANY, 33), marks=pytest.mark.slow)),
+    ids=str,
+)
 def test_recomputed_activations_give_the_values_and_gradients_of_stored_ones(
     direction: str, shape: tuple[int, ...]
 ) -> None:
@@ -145,7 +149,7 @@ def test_without_gradients_a_network_gives_the_same_in_one_operator(direction: s
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("batch", (5, MANY))
+@pytest.mark.parametrize("batch", (5, pytest.param(MANY, marks=pytest.mark.slow)))
 def test_second_derivatives_through_recomputed_activations_are_those_of_stored_ones(
     direction: str, batch: int
 ) -> None:

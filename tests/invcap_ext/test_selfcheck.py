@@ -45,6 +45,7 @@ def test_a_wrong_kernel_is_found(monkeypatch, capsys, factor):
     assert "WRONG" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
     command = [sys.executable, "-m", "invcap_ext.selfcheck"]

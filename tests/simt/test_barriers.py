@@ -17,6 +17,8 @@ from simt_build import CSRC
 from simt_calls import ORDERS, Chip, kernels, squared_error
 from test_kernels import OPERATIONS, TOLERANCE, Case
 
+pytestmark = pytest.mark.slow
+
 BARRIER = re.compile(r"__syncthreads(_or)?\(|wait_for_copies<")
 # Fused tiles of 64 rows, of 16, few rows, and rows too long for shared memory.
 REGIMES = (

@@ -14,6 +14,8 @@ import pytest
 from reference import DTYPES, Layer, rounded, weight_gradient, widened
 from simt_calls import ORDERS, Chip, Network, kernels, squared_error
 
+pytestmark = pytest.mark.slow
+
 SIZES = (1, 2, 31, 33, 64, 96, 127, 128, 129, 384)
 BATCHES = (1, 3, 16, 33, 100)
 # Largest errors found over SIZES x BATCHES, in units of the largest element: 1.1e-6, 6.3e-7,

@@ -28,6 +28,7 @@ def runtime() -> list[str]:
     return found if all(Path(path).is_absolute() for path in found) else []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not runtime(), reason="g++ with AddressSanitizer was not found")
 def test_no_access_is_out_of_bounds_and_no_behaviour_undefined():

@@ -3,18 +3,19 @@
 What the operators on a GPU give is what they give on the CPU.
 """
 
-import subprocess
 import sysconfig
 from importlib import util
 from pathlib import Path
 
 import pytest
 import torch
-from simt_build import CACHE, CSRC
+from simt_build import CSRC, built
 from simt_calls import Chip, kernels
 from torch.utils.cpp_extension import include_paths, library_paths
 
 from invcap_ext import selfcheck
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 OPERATORS = torch.ops.invcap
@@ -32,15 +33,15 @@ each_chip = pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 def gpu():
     """Both files as a module, built against the library of the kernels."""
     loaded = kernels()
-    target = CACHE / f"tensors{sysconfig.get_config_var('EXT_SUFFIX')}"
-    headers = [HERE / "stand_ins", CSRC, HERE, *include_paths(), sysconfig.get_path("include")]
-    flags = ["-std=c++20", "-O1", "-fPIC", "-shared", "-DTORCH_EXTENSION_NAME=tensors"]
+    headers = [HERE / "stand_ins", *include_paths(), sysconfig.get_path("include")]
+    flags = ["-O1", f"-DTORCH_VERSION={torch.__version__}", "-DTORCH_EXTENSION_NAME=tensors"]
+    flags += [f"-I{path}" for path in headers]
     flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
-    sources = [HERE / "tensors.cpp", *map(CSRC.joinpath, WRAPPERS), loaded._name]
-    libraries = [f"-L{path}" for path in library_paths()]
+    libraries = [*(f"-L{path}" for path in library_paths())]
     libraries += ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10"]
-    includes = [f"-I{path}" for path in headers]
-    subprocess.run(["g++", *flags, *includes, *sources, *libraries, "-o", target], check=True)
+    sources = [HERE / "tensors.cpp", *map(CSRC.joinpath, WRAPPERS)]
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    target = built("tensors", sources, flags, suffix, [loaded._name, *libraries])
     spec = util.spec_from_file_location("tensors", target)
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
