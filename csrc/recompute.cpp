@@ -64,11 +64,14 @@ variable_list gradients_in_parts(const Layers& layers, at::Tensor output, at::Te
     auto found = gradients(layers, part(output), part(grad));
     part(input_grad).copy_(found[0]);
     if (first == 0) {
-      total = std::move(found);
+      // Sums of half-precision gradients are kept in float32, and rounded once.
+      const auto dtype = at::promote_types(output.scalar_type(), at::kFloat);
+      for (const auto& gradient : found) total.push_back(gradient.to(dtype));
     } else {
       for (size_t i = 1; i < total.size(); ++i) total[i].add_(found[i]);
     }
   }
+  for (auto& gradient : total) gradient = gradient.to(output.scalar_type());
   total[0] = input_grad;
   return total;
 }

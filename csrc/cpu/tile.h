@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
+#include "cpu/memory.h"
 #include "cpu/product.h"
 #include "cpu/triangular.h"
 
@@ -28,7 +28,7 @@ void for_tiles(int64_t rows, int64_t n, const Work& work) {
   const int64_t even = std::max<int64_t>(1, (least + threads - 1) / threads) * threads;
   const int64_t width = std::max<int64_t>(8, (rows + 8 * even - 1) / (8 * even) * 8);
   at::parallel_for(0, (rows + width - 1) / width, 1, [&](int64_t first, int64_t last) {
-    thread_local std::vector<T> memory;
+    thread_local Memory<T> memory;
     if (memory.size() < static_cast<size_t>(n * width)) memory.resize(n * width);
     for (int64_t index = first; index < last; ++index) {
       const int64_t begin = index * width;

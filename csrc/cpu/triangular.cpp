@@ -86,7 +86,7 @@ Triangular<T> inverted_factor(const at::Tensor& matrix, Triangle triangle, doubl
 
 template <class T>
 void multiply(const Triangular<T>& t, View<T> b, int64_t width) {
-  T memory[kBlock * kMostColumns];
+  alignas(64) T memory[kBlock * kMostColumns];
   const View<T> sum{memory, width};
   for_blocks(t, /*after=*/false,
              [&](int64_t begin, int64_t size, View<const T> diagonal, int64_t from, int64_t count) {
@@ -101,7 +101,7 @@ void multiply(const Triangular<T>& t, View<T> b, int64_t width) {
 
 template <class T>
 void solve(const Triangular<T>& t, View<T> b, int64_t width) {
-  T memory[kBlock * kMostColumns];
+  alignas(64) T memory[kBlock * kMostColumns];
   const View<T> rest{memory, width};
   for_blocks(t, /*after=*/true,
              [&](int64_t begin, int64_t size, View<const T> diagonal, int64_t from, int64_t count) {

@@ -4,7 +4,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <vector>
+
+#include "cpu/memory.h"
 
 namespace invcap::cpu {
 namespace {
@@ -76,7 +77,7 @@ at::Tensor weight_gradient(View<const T> gz, const at::Tensor& h, T sign_h, View
     }
   };
   at::parallel_for(0, (n + width - 1) / width, 1, [&](int64_t first, int64_t last) {
-    std::vector<T> memory(2 * most_rows * width + width * kBlock);
+    Memory<T> memory(2 * most_rows * width + width * kBlock);
     const View<T> h_packed{memory.data(), width}, x_packed = h_packed.at(most_rows),
                                                   upper{x_packed.row(most_rows), kBlock};
     for (int64_t index = first; index < last; ++index) {
