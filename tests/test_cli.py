@@ -81,6 +81,7 @@ def test_a_finished_run_is_not_overwritten_unasked(train, trained):
     assert (trained / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_overwriting_removes_what_a_run_wrote_and_only_when_the_new_data_can_be_used(
     train, trained, tmp_path
 ):
@@ -96,6 +97,7 @@ def test_overwriting_removes_what_a_run_wrote_and_only_when_the_new_data_can_be_
     assert (output / "model.safetensors").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_the_configuration_that_a_run_writes_gives_the_same_run(train, trained, tmp_path):
     again = tmp_path / "again"
     invcap("train", "--config", trained / "run.yaml", "--output", again)

@@ -31,6 +31,7 @@ def test_parts_are_put_in_one_at_a_time():
     assert found == ["a blue star on a dark field", "a red star on a dark sky"]
 
 
+@pytest.mark.slow
 def test_what_is_composed_is_as_near_as_the_candidates_or_nearer(captioner, images):
     composed = captioner.compose(images[:3], 5, near=8)
     known = captioner.caption(images[:3], 5)

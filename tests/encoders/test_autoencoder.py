@@ -40,6 +40,7 @@ def test_bytes_survive_the_way_to_floats_and_back():
     assert np.array_equal(to_bytes(to_unit_range(pixels)), pixels)
 
 
+@pytest.mark.slow
 def test_training_beats_answering_the_mean_image_on_other_images_with_latents_of_unit_variance(
     pixels, accelerator, tmp_path
 ):

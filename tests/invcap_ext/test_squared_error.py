@@ -47,6 +47,7 @@ def test_strides_are_free() -> None:
     torch.testing.assert_close(weighted_squared_error(*swapped, weight), want)
 
 
+@pytest.mark.slow
 def test_opcheck_and_gradcheck_pass() -> None:
     predicted, noise, weight = draw((3, 5), torch.float64)
     predicted.requires_grad_()

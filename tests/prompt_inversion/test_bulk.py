@@ -329,6 +329,7 @@ def kill_while_writing(monkeypatch) -> None:
     monkeypatch.setattr(report, "save_conditioning", killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill", "finished", "steps_left"),
     [(kill_while_climbing, 2, 2 + 4), (kill_while_writing, 3, 0 + 4)],
@@ -435,6 +436,7 @@ def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
         bulk(pipeline, gallery, output, resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(pipeline, gallery, tmp_path):
     log, output = tmp_path / "log", tmp_path / "found"
     settings = replace(SETTINGS, batch_size=1)

@@ -143,6 +143,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(pipeline, pictures):
     assert not torch.equal(one.prompt_embeds, other.prompt_embeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", OVER)
 @pytest.mark.parametrize("killed_at", [2, 5])
 def test_a_killed_and_resumed_run_gives_the_same(pipeline, pictures, tmp_path, over, killed_at):
@@ -350,6 +351,7 @@ def test_checkpointed_activations_and_sliced_attention_give_the_same(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_networks_keep_a_float32_embedding(folder, pictures, dtype):
     half = PromptInversionPipeline.from_pretrained(folder, dtype=dtype)

@@ -140,6 +140,7 @@ def test_large_latents_are_averaged_over_squares():
     torch.testing.assert_close(start(same_means), start(latents), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
     torch.manual_seed(0)
     model = pipeline.model

@@ -147,6 +147,7 @@ def test_a_run_killed_at_any_call_of_the_model_resumes_to_the_same_starts(run, l
         assert differences(learned, read(tmp_path / f"{call} starts")) == [], call
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_resumes_to_the_same_starts(run, learned, tmp_path):
     whole = len(run("whole"))
     for call in range(2, whole + 6, 6):
@@ -155,6 +156,7 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_starts(run, learned, t
     assert differences(learned, read(tmp_path / "killed starts")) == []
 
 
+@pytest.mark.slow
 def test_models_share_a_work_folder(networks, other_folder, data, accelerator, learned, tmp_path):
     work = tmp_path / "work"
     found = []
@@ -168,6 +170,7 @@ def test_models_share_a_work_folder(networks, other_folder, data, accelerator, l
     assert differences(found[1], read(tmp_path / "3")) == []
 
 
+@pytest.mark.slow
 def test_a_change_of_any_network_or_of_the_schedule_is_another_model(
     own_pipeline, data, accelerator, monkeypatch, tmp_path
 ):
@@ -278,6 +281,7 @@ def test_bad_settings_are_named(settings, message):
         settings()
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_not_mixed_with_what_was_begun(model, accelerator, tmp_path):
     data = write_data(tmp_path / "images", str)
 
@@ -291,6 +295,7 @@ def test_data_that_changed_is_not_mixed_with_what_was_begun(model, accelerator, 
         run()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder, data, learned, tmp_path):
     def learn() -> None:
         accelerator = start_processes("cpu")

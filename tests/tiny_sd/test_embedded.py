@@ -49,6 +49,7 @@ def test_plain_diffusers_draws_held_out_captions(held_out, pixels):
     assert min(found[factor] for factor in FACTORS) >= 0.85, found
 
 
+@pytest.mark.slow
 def test_held_out_images_are_likeliest_under_their_own_captions(pipeline, held_out):
     for scene, other in zip(held_out[:5], held_out[5:10], strict=True):
         found = pipeline.log_likelihood(draw(scene), [other.caption(), scene.caption()], draws=64)

@@ -91,6 +91,7 @@ def test_parts_of_a_batch_are_of_one_draw(tokenizer):
         assert torch.equal(torch.cat([part[name] for part in parts]), value)
 
 
+@pytest.mark.slow
 def test_the_text_encoder_learns_what_captions_name(tokenizer, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr("invcap.tiny_sd.train.CAPTIONS", 16)
     stage = Stage(40, tmp_path / "text", {}, accelerator)
@@ -131,6 +132,7 @@ def test_all_stages_train_and_make_a_pipeline_that_diffusers_loads(
     assert drawn.shape == (2, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_a_stage_resumes_to_the_same_weights_and_refuses_another_stages_data(
     tokenizer, accelerator, tmp_path, monkeypatch
 ):

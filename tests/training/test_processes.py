@@ -93,6 +93,7 @@ def two_processes(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(two_processes, accelerator, tmp_path):
     found = run(two_processes / "two", accelerator, FIFTY, before_draw=kill_at(1))
     assert_near(found, run(tmp_path / "one", accelerator, FIFTY))
@@ -101,6 +102,7 @@ def test_two_processes_give_the_weights_of_one(two_processes, accelerator, tmp_p
     assert_near(found, run(tmp_path / "adamw", accelerator, FIFTY, adamw))
 
 
+@pytest.mark.slow
 def test_one_process_resumes_what_two_began(two_processes, accelerator, tmp_path):
     kill_later = kill_at(31)
     resumed = run(two_processes / "begun", accelerator, FIFTY, before_draw=kill_later)
@@ -109,6 +111,7 @@ def test_one_process_resumes_what_two_began(two_processes, accelerator, tmp_path
         kill_later()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_autoencoder_of_one(two_processes, accelerator, tmp_path):
     found, one = (
         train_plainly(folder / "plain", accelerator) for folder in (two_processes, tmp_path)
@@ -121,6 +124,7 @@ def test_two_processes_give_the_autoencoder_of_one(two_processes, accelerator, t
     assert one.history["error"][-1] < 0.5 * one.history["error"][0]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_autoencoder_as_well_as_one(two_processes, accelerator, tmp_path):
     # Muon enlarges the smallest singular values of a gradient some 500 times, rounding with them.
     images = to_unit_range(PIXELS)

@@ -40,6 +40,7 @@ def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("average", [0.0, 0.9])
 @pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -122,7 +122,7 @@ each_step = pytest.mark.parametrize(
         small_autoencoder,
         tiny_sd_autoencoder,
         tiny_sd_text_encoder,
-        tiny_sd_denoiser,
+        pytest.param(tiny_sd_denoiser, marks=pytest.mark.slow),
         amortised_captions,
         amortised_bound,
     ],
