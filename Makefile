@@ -7,7 +7,7 @@ BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcar
 # A worker that is done takes tests from the end of the other's list: modules stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo bench lint check test
+.PHONY: demo bench lint quick check test
 demo: .venv/installed
 	$(BIN)/invcap train --data shapes --output runs/demo --cache runs/cache --overwrite
 
@@ -20,8 +20,11 @@ lint: .venv/installed
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.* csrc/*/*)
 	$(BIN)/mypy
 
-check: lint
+quick: .venv/installed
 	$(PYTEST) -m "not slow"
+
+check: .venv/installed
+	$(MAKE) --jobs 2 lint quick
 
 test: lint
 	$(PYTEST)
