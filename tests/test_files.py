@@ -1,7 +1,17 @@
+import os
+import stat
+
 import pytest
 import torch
 
-from invcap.files import read_json, read_tensors, replacing, write_json, write_tensors
+from invcap.files import (
+    read_json,
+    read_tensors,
+    remove_unfinished,
+    replacing,
+    write_json,
+    write_tensors,
+)
 
 
 def test_a_file_whose_writing_fails_keeps_its_old_content_and_leaves_nothing_beside(tmp_path):
@@ -30,3 +40,25 @@ def test_a_missing_or_broken_file_is_named(tmp_path, read):
     path.write_bytes(b"\x80 not what was expected")
     with pytest.raises(ValueError, match=r"there\.is: not a"):
         read(path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_whoever_the_umask_lets_read_may_read(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "value.json", [1])
+        write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    write_json(tmp_path / "value.json", [1])
+    for name in (".value.json.123.tmp", ".tmpAbC"):
+        (tmp_path / name).touch()
+    (tmp_path / ".shard.tmp").mkdir()
+    (tmp_path / ".shard.tmp" / "part").touch()
+    remove_unfinished(tmp_path, tmp_path / "not there")
+    assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
