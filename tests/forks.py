@@ -1,94 +1,106 @@
-"""Work in forked processes, which need not import anything and may be killed."""
+"""Work in processes of their own, which need not import anything and may be killed.
+
+They are forked from a process that has imported everything and runs no threads: a fork of one
+that does may wait forever for a lock that a thread held.
+"""
 
 import logging
 import os
-import signal
 import socket
 import sys
-import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
-import sentence_transformers  # noqa: F401  what each child would import again
 import torch
-from accelerate.state import AcceleratorState
 
-import invcap.captioning.run
-import invcap.prompt_inversion.bulk  # noqa: F401
 from invcap.cli import main
 
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["sentence_transformers", "invcap.cli", "invcap.captioning.run", "invcap.prompt_inversion.bulk"]
+)
+LIMIT = 300  # seconds
 
-def run_forked(
-    *arguments: object, log: Path, output: Path | None = None, kill_after: float | None = None
+
+def run_forked(*arguments: object, log: Path, **options: Any) -> int | None:
+    """Runs a command of `invcap` as `fork` does."""
+    return fork(run_invcap, *arguments, log=log, **options)
+
+
+def run_invcap(*arguments: object) -> None:
+    """Runs a command in this process."""
+    sys.argv = ["invcap", *map(str, arguments)]
+    main()
+
+
+def fork(
+    function: Callable[..., object],
+    *arguments: object,
+    log: Path,
+    output: Path | None = None,
+    kill_after: float | None = None,
 ) -> int | None:
-    """Runs a command of `invcap` and returns its exit code, or None if it was killed.
+    """Calls a function of a module and returns the exit code, or None if it was killed.
 
     Args:
         log: file that what it prints is added to.
         output: file for its standard output, if not the same.
         kill_after: seconds.
+
+    Raises:
+        TimeoutError: it was not to be killed and does not end.
     """
-    return ended(fork(lambda: run_invcap(arguments), log, output), kill_after)
+    return ended(start(function, arguments, log, output or log), kill_after)
 
 
-def fork(run: Callable[[], object], log: Path, output: Path | None = None) -> int:
-    """Calls a function in a process of its own and returns that one's number; see `run_forked`."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        sys.stdout = (output or log).open("a", encoding="utf-8", buffering=1)
-        sys.stderr = log.open("a", encoding="utf-8", buffering=1)
-        os.dup2(sys.stdout.fileno(), 1)
-        os.dup2(sys.stderr.fileno(), 2)
-        logging.root.handlers.clear()
-        torch.set_num_threads(1)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        run()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def fork_two(run: Callable[[], object], log: Path) -> list[int | None]:
+def fork_two(function: Callable[..., object], *arguments: object, log: Path) -> list[int | None]:
     """Calls a function in two processes that work together, and returns their exit codes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-
-    def start(rank: int) -> int:
-        mine = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}
-        mine |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
-
-        def run_as_one_of_two() -> None:
-            os.environ |= {name: str(value) for name, value in mine.items()}
-            run()
-
-        return fork(run_as_one_of_two, log)
-
-    return [ended(child) for child in [start(0), start(1)]]
+    together = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    ranks = [together | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
+    processes = [start(function, arguments, log, log, rank) for rank in ranks]
+    return [ended(process) for process in processes]
 
 
-def ended(child: int, kill_after: float | None = None) -> int | None:
-    """Waits for a forked process and returns its exit code; kills it after some seconds: None."""
-    deadline = time.monotonic() + (kill_after or 300)
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+def start(
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    log: Path,
+    output: Path,
+    environment: Mapping[str, object] = {},
+) -> BaseProcess:
+    process = CONTEXT.Process(target=run, args=(function, arguments, log, output, environment))
+    process.start()
+    return process
 
 
-def run_invcap(arguments: tuple[object, ...]) -> None:
-    """Runs a command in this process."""
-    sys.argv = ["invcap", *map(str, arguments)]
-    main()
+def run(
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    log: Path,
+    output: Path,
+    environment: Mapping[str, object],
+) -> None:
+    sys.stdout, sys.stderr = (path.open("a", buffering=1) for path in (output, log))
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
+    logging.root.handlers.clear()
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def ended(process: BaseProcess, kill_after: float | None = None) -> int | None:
+    process.join(kill_after or LIMIT)
+    killed = process.exitcode is None
+    if killed:
+        process.kill()
+        process.join()
+    if killed and kill_after is None:
+        raise TimeoutError(f"{process.name} has not ended after {LIMIT} s")
+    return None if killed else process.exitcode

@@ -35,7 +35,7 @@ def train(arguments):
         output.mkdir(exist_ok=True)
         every = (*arguments, "--output", output / "run", "--cache", output / "cache", *more)
         if two:
-            return fork_two(lambda: run_invcap(every), output / "log")
+            return fork_two(run_invcap, *every, log=output / "log")
         return run_forked(*every, log=output / "log", **options)
 
     return run

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from math import nan
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from forks import ended, fork, fork_two, run_forked
+from forks import fork, fork_two, run_forked
 from kills import KilledError
 from PIL import Image
 
@@ -52,14 +53,18 @@ def gallery(pictures, tmp_path) -> Path:
 @pytest.fixture
 def pipeline(pipeline, monkeypatch) -> PromptInversionPipeline:
     """The pipeline of random weights, without the time that its drawings and plots take."""
+    draw_quickly(monkeypatch)
+    return pipeline
+
+
+def draw_quickly(patch: pytest.MonkeyPatch) -> None:
     generate = FrozenTextToImage.generate
 
     def quick(self, conditioning, seeds, size=None, guidance_scale=1.0, *_):
         return generate(self, conditioning, seeds, size, guidance_scale, num_inference_steps=1)
 
-    monkeypatch.setattr(FrozenTextToImage, "generate", quick)
-    monkeypatch.setattr(report, "write_figure", lambda path, figure: write_text(path, "a plot"))
-    return pipeline
+    patch.setattr(FrozenTextToImage, "generate", quick)
+    patch.setattr(report, "write_figure", lambda path, figure: write_text(path, "a plot"))
 
 
 @pytest.fixture
@@ -436,19 +441,20 @@ def test_resuming_other_pictures_or_another_model_or_unasked_is_refused(
         bulk(pipeline, gallery, output, resume=True)
 
 
+def bulk_elsewhere(folder: Path, gallery: Path, output: Path, **options: Any) -> None:
+    """`bulk`, in a process of its own."""
+    draw_quickly(pytest.MonkeyPatch())
+    bulk(PromptInversionPipeline.from_pretrained(folder), gallery, output, **options)
+
+
 @pytest.mark.slow
-def test_two_processes_write_what_one_does(pipeline, gallery, tmp_path):
+def test_two_processes_write_what_one_does(folder, gallery, tmp_path):
     log, output = tmp_path / "log", tmp_path / "found"
-    settings = replace(SETTINGS, batch_size=1)
-
-    def run() -> None:
-        pipeline.set_progress_bar_config(disable=False)
-        bulk(pipeline, gallery, output, settings)
-
-    assert fork_two(run, log) == [0, 0], log.read_text()
+    one_by_one = partial(bulk_elsewhere, settings=replace(SETTINGS, batch_size=1))
+    assert fork_two(one_by_one, folder, gallery, output, log=log) == [0, 0], log.read_text()
     assert "batch 1 of 5" in log.read_text() and "batch 2 of 5" not in log.read_text()
     output.rename(tmp_path / "together")
-    assert ended(fork(run, log)) == 0, log.read_text()
+    assert fork(one_by_one, folder, gallery, output, log=log) == 0, log.read_text()
     assert contents(output) == contents(tmp_path / "together")
 
 
@@ -475,19 +481,16 @@ def test_processes_fail_together_and_one_resumes_what_two_began(folder, gallery,
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(pipeline, gallery, tmp_path):
+def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(folder, gallery, tmp_path):
     log, moments, output = tmp_path / "log", Random(0), tmp_path / "found"
-
-    def run() -> None:
-        bulk(pipeline, gallery, output, resume=True)
-
+    resumed = partial(bulk_elsewhere, folder, gallery, output, resume=True)
     started = time.monotonic()
-    assert ended(fork(run, log)) == 0, log.read_text()
+    assert fork(resumed, log=log) == 0, log.read_text()
     seconds = time.monotonic() - started
     expected = contents(output)
     kills = 0
     while kills < 20:
         shutil.rmtree(output)
-        while ended(fork(run, log), seconds * moments.uniform(0.05, 0.6)) is None:
+        while fork(resumed, log=log, kill_after=seconds * moments.uniform(0.2, 0.8)) is None:
             kills += 1
         assert contents(output) == expected, log.read_text()

@@ -295,15 +295,16 @@ def test_data_that_changed_is_not_mixed_with_what_was_begun(model, accelerator, 
         run()
 
 
+def learn_as_one_of_two(folder: Path, data: DataSettings, output: Path) -> None:
+    accelerator = start_processes("cpu")
+    assert accelerator.num_processes == 2
+    where = (output / "starts", output / "work")
+    train_starts(load_model(folder), data, AMORTISED, META, *where, accelerator)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(folder, data, learned, tmp_path):
-    def learn() -> None:
-        accelerator = start_processes("cpu")
-        assert accelerator.num_processes == 2
-        where = (tmp_path / "starts", tmp_path / "work")
-        train_starts(load_model(folder), data, AMORTISED, META, *where, accelerator)
-
-    codes = fork_two(learn, tmp_path / "log")
+    codes = fork_two(learn_as_one_of_two, folder, data, tmp_path, log=tmp_path / "log")
     assert codes == [0, 0], (tmp_path / "log").read_text()
     found = read(tmp_path / "starts")
     axes = f"{FILES[1]}/features"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from forks import ended, fork, fork_two
+from forks import fork, fork_two
 from kills import KilledError, kill_at
 from small_network import (
     FIFTY,
@@ -88,7 +88,7 @@ def in_two_processes(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    codes = fork_two(lambda: in_two_processes(folder), folder / "log")
+    codes = fork_two(in_two_processes, folder, log=folder / "log")
     assert codes == [0, 0], (folder / "log").read_text()
     return folder
 
@@ -160,6 +160,6 @@ def in_bfloat16(folder: Path) -> None:
 
 
 def test_bfloat16_reaches_operators_and_leaves_weights_in_float32_and_losses_are_logged(tmp_path):
-    code = ended(fork(lambda: in_bfloat16(tmp_path), tmp_path / "log"))
+    code = fork(in_bfloat16, tmp_path, log=tmp_path / "log")
     assert code == 0, (tmp_path / "log").read_text()
     assert [*(tmp_path / "tensorboard").rglob("events*")]
