@@ -1,7 +1,7 @@
 """Work in processes of their own, which need not import anything and may be killed.
 
-They are forked from a process that has imported everything and runs no threads: a fork of one
-that does may wait forever for a lock that a thread held.
+They are forked from a process that has imported everything and done nothing: forks of one that
+works share its locks, tqdm's among them, which one that is killed may hold forever.
 """
 
 import logging
