@@ -1,6 +1,6 @@
 import torch
 
-from invcap.captioning.evaluate import evaluate
+from invcap.captioning.evaluate import evaluate, ranks
 from invcap.captioning.pairs import Pairs
 
 
@@ -14,6 +14,7 @@ def test_a_perfect_captioner_gets_perfect_figures(captioner, pairs):
     for side, error in (("caption", "mse"), ("generation", "latent_mse")):
         assert metrics[side][error] < 1e-8
         assert metrics[side]["r_at_1"] == metrics[side]["r_at_10"] == 1
+        assert metrics[side]["median_rank"] == 1
     assert metrics["round_trip"]["max_abs_error"] < 1e-4
 
 
@@ -44,3 +45,18 @@ def test_any_caption_of_an_image_counts_as_a_hit(captioner, pairs):
     )
     metrics = evaluate(captioner, both)
     assert metrics["caption"]["r_at_1"] == metrics["generation"]["r_at_1"] == 1
+
+
+def test_ranks_are_those_of_the_nearest_own_target():
+    queries, targets = torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [-2.0], [9.0]])
+    query, target = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 3])
+    assert ranks(queries, targets, query, target).tolist() == [2, 2]
+
+
+def test_an_image_is_redrawn_when_its_drawing_encoded_again_finds_it(captioner, pairs, monkeypatch):
+    perfect = with_perfect_latents(captioner, pairs)
+    monkeypatch.setattr(captioner.image_encoder, "decode", lambda latents: latents)
+    monkeypatch.setattr(captioner.image_encoder, "encode", lambda latents: latents)
+    assert evaluate(captioner, perfect)["generation"]["redrawn_r_at_10"] == 1
+    monkeypatch.setattr(captioner.image_encoder, "encode", lambda latents: latents.roll(20, 0))
+    assert evaluate(captioner, perfect)["generation"]["redrawn_r_at_10"] < 0.6

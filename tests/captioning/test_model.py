@@ -4,6 +4,11 @@ import torch
 from PIL import Image
 
 from invcap import InvertibleCaptioner
+from invcap.captioning.run import coordinates
+from invcap.captioning.scaler import Scaler
+from invcap.encoders.autoencoder import ConvAutoencoder
+from invcap.encoders.images import ImageEncoder
+from invcap_ext import InvertibleNetwork
 
 
 def test_it_saves_and_loads_with_the_same_answers_in_both_directions(
@@ -51,7 +56,7 @@ def test_an_image_is_what_the_inverse_of_its_sentence_decodes_to(captioner, pair
 
 
 def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):
-    with pytest.raises(ValueError, match="temperature must be 0 for a model that learned no sigma"):
+    with pytest.raises(ValueError, match="temperature must be 0 for a model that has nothing"):
         captioner.generate("a star", temperature=1.0)
     captioner.sigma = 0.5
     first, second, other = (
@@ -61,9 +66,38 @@ def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):
     assert first == second != other
 
 
+@pytest.mark.parametrize("side", ["narrow", "wide"])
+def test_latents_may_have_fewer_or_more_numbers_than_embeddings(side, pairs, sentences, tmp_path):
+    torch.manual_seed(0)
+    channels = {"narrow": 2, "wide": 8}[side]
+    autoencoder = ConvAutoencoder(latent_channels=channels, channels=8, blocks=1)
+    encoder = ImageEncoder(autoencoder, (32, 32))
+    network = InvertibleNetwork(encoder.features, 2, negative_slope=0.5)
+    latents = Scaler(torch.zeros(encoder.features), torch.ones(encoder.features))
+    captions = coordinates(pairs.embeddings, 384, encoder.features)
+    made = InvertibleCaptioner(
+        network, encoder, sentences, latents, captions, pairs.captions, pairs.embeddings
+    )
+    made.save_pretrained(tmp_path)
+    loaded = InvertibleCaptioner.from_pretrained(tmp_path)
+    image = Image.new("RGB", (32, 32), "red")
+    assert loaded.embed(image).shape == (1, min(384, encoder.features))
+    assert loaded.caption(image)[0][0].text == made.caption(image)[0][0].text
+    expected, again, *samples = (
+        loaded.generate("a star", temperature, torch.Generator().manual_seed(seed))[0].tobytes()
+        for temperature, seed in ((0.0, 0), (0.0, 1), (1.0, 0), (1.0, 1))
+        if not temperature or side == "wide"
+    )
+    assert expected == again and len({expected, *samples}) == 1 + len(samples)
+    if side == "wide":
+        drawn = loaded.generate(["a star", "a ring"], 0.5, torch.Generator(), samples=3)
+        assert len({image.tobytes() for image in drawn}) == 6
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda m: m.generate("a star", samples=0), "samples must be at least 1, got 0"),
         (lambda m: m.caption(Image.new("RGB", (8, 8)), top_k=0), "top_k must be from 1 to"),
         (lambda m: m.generate([" "]), "texts must hold sentences"),
         (lambda m: m.generate([]), "texts must hold sentences"),

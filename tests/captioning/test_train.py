@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import EVERY_TERM, empty_batch
 
 from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
@@ -23,14 +24,19 @@ FEATURES = 24
 
 @pytest.fixture
 def run(accelerator):
-    def train(output: Path, settings: TrainSettings = SETTINGS, data: str = ""):
+    def train(
+        output: Path,
+        settings: TrainSettings = SETTINGS,
+        data: str = "",
+        coordinates: int = FEATURES,
+    ):
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(40, FEATURES, generator=generator)
-        e = x.roll(1, dims=1) + 0.3 * x.square()
+        e = (x.roll(1, dims=1) + 0.3 * x.square())[:, :coordinates]
         every = torch.arange(40)
         pairs = Pairs([""] * 40, x, [""] * 40, e, every, every, identity=data)
-        same = Scaler(torch.zeros(FEATURES), torch.ones(FEATURES))
-        return train_network(pairs, same, same, settings, output, accelerator)
+        one, other = (Scaler(torch.zeros(n), torch.ones(n)) for n in (FEATURES, coordinates))
+        return train_network(pairs, one, other, settings, output, accelerator)
 
     return train
 
@@ -67,13 +73,58 @@ def test_training_lowers_its_loss(run, tmp_path, objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_forward_and_backward_leaves_nothing_on_the_cpu(accelerator, objective):
-    settings = replace(SETTINGS, objective=objective, noise=0.1)
+    settings = replace(EVERY_TERM, objective=objective)
     module = TrainingModule(FEATURES, settings).to("meta")
     optimizers = make_optimizers(module, settings)
-    batch = {name: torch.empty(16, FEATURES, device="meta") for name in ("x", "e")}
-    forward = LossModule(module, lambda m, b: m.losses(objective, b["x"], b["e"]))
+    batch = empty_batch("meta", FEATURES, 10)
+    forward = LossModule(module, lambda module, batch: module.losses(settings, batch))
     losses = take_step(forward, [batch], [1.0], optimizers, TrainerSettings(1, 16), accelerator)
     assert all(loss.device.type == "meta" for loss in losses.values())
+
+
+def test_a_contrastive_term_joins_the_errors_and_falls(run, tmp_path):
+    settings = replace(SETTINGS, contrastive=0.5, steps=100, batch_size=32)
+    history = run(tmp_path, settings).history
+    assert {*history} == {"caption", "generation", "contrastive"}
+    for name, values in history.items():
+        assert sum(values[-10:]) < 0.5 * sum(values[:10]), name
+
+
+def test_the_robust_inverse_forgives_disturbed_outputs_without_captions(run, tmp_path):
+    plain = replace(SETTINGS, objective="caption", steps=300, batch_size=40, negative_slope=0.2)
+    x = torch.randn(200, FEATURES, generator=torch.Generator().manual_seed(1))
+    errors = []
+    for name, weight in (("robust", 1.0), ("plain", 0.0)):
+        network = run(tmp_path / name, replace(plain, robust_inverse=weight)).module.network
+        with torch.no_grad():
+            errors.append((network.inverse(network(x) + 0.1) - x).square().mean())
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_residual_is_trained_to_be_a_unit_normal_that_does_not_know_the_caption(
+    accelerator, tmp_path
+):
+    e, other = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([e, 0.8 * e + 0.6 * other], 1)
+    every = torch.arange(len(x))
+    pairs = Pairs([""] * len(x), x, [""] * len(x), e, every, every)
+    scalers = (Scaler(torch.zeros(n), torch.ones(n)) for n in (16, 8))
+    settings = replace(SETTINGS, objective="caption", steps=400, batch_size=256)
+    trained = train_network(pairs, *scalers, settings, tmp_path, accelerator)
+    with torch.no_grad():
+        found, residual = trained.module.network(x).tensor_split(2, 1)
+    assert (found - e).square().mean() < 0.05
+    assert (residual.T @ e / len(x)).abs().max() < 0.25
+    assert 0.85 < residual.std() < 1.15
+
+
+@pytest.mark.parametrize(
+    ("change", "coordinates"), [({"contrastive": 1.0}, FEATURES), ({}, FEATURES - 1)]
+)
+def test_terms_over_a_batch_need_parts_of_one_size(run, tmp_path, change, coordinates):
+    settings = replace(SETTINGS, gradient_accumulation=3, **change)
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of 3, .* got 16"):
+        run(tmp_path, settings, coordinates=coordinates)
 
 
 def test_another_seed_gives_other_weights(run, tmp_path):

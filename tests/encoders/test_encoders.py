@@ -6,9 +6,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from invcap.encoders.autoencoder import ConvAutoencoder
 from invcap.encoders.images import (
     ImageEncoder,
-    check_features,
     conv_channels,
-    fitting_sizes,
     load_autoencoder,
     save_autoencoder,
 )
@@ -49,29 +47,12 @@ def test_any_autoencoder_encodes_bytes_and_decodes_to_bytes(make, tmp_path):
     torch.testing.assert_close(encoder.encode(pixels[1:2])[0], latents[1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("features", "expected"), [(384, (64, 96)), (768, (96, 128)), (1024, (128, 128))]
-)
-def test_the_sizes_that_fit_stable_diffusions_autoencoder_are_found(features, expected):
-    assert fitting_sizes(features, 4, 8, 8)[0] == expected
-
-
-def test_no_size_fits_when_the_channels_do_not_divide_the_features():
-    assert fitting_sizes(10, 4, 8, 8) == []
-
-
 def test_channels_are_found_for_a_count_of_numbers_or_the_size_is_named():
     assert conv_channels((32, 32), 384) == 6
     assert conv_channels((16, 24), 48) == 2
     for size in ((30, 32), (2, 2), (36, 32)):
         with pytest.raises(ValueError, match=f"size must give 384 .* got {size[0]}x{size[1]}"):
             conv_channels(size, 384)
-
-
-def test_a_mismatch_says_which_sizes_would_fit():
-    images = ImageEncoder(ConvAutoencoder(latent_channels=6), (64, 64))
-    with pytest.raises(ValueError, match=r"64 x 64 .* 1536 numbers, .* 384; .* 32x32"):
-        check_features(images, SentenceEncoder())
 
 
 def test_a_fingerprint_changes_with_one_weight():

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from invcap.captioning.compose import compositions
+from invcap.captioning.distances import squared_distances
+from invcap.captioning.objectives import with_residual
 from invcap.captioning.scaler import Scaler
 from invcap.data import fit_image
 from invcap.data.images import open_image, to_rgb
-from invcap.encoders.images import ImageEncoder, check_features, load_autoencoder, save_autoencoder
+from invcap.encoders.images import ImageEncoder, load_autoencoder, save_autoencoder
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, read_tensors, write_json, write_tensors
 from invcap_ext import InvertibleNetwork
@@ -46,11 +48,13 @@ class InvertibleCaptioner:
     """Captions images, and runs the same weights backwards to draw images from sentences.
 
     Args:
-        network: f, from standardized latents to standardized embeddings.
+        network: f, from standardized latents of n numbers to the caption's k coordinates, then a
+            residual of n - k: what the image has and its caption does not say.
         image_encoder, sentence_encoder: the frozen encoders.
-        latent_scaler, embedding_scaler: statistics of the training split.
+        latent_scaler: statistics of the training split's latents.
+        embedding_scaler: from embeddings of d numbers to the k = min(n, d) coordinates.
         candidates: sentences that `caption` chooses from.
-        candidate_embeddings: (len(candidates), n), as `sentence_encoder` gives them.
+        candidate_embeddings: (len(candidates), d), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
@@ -67,7 +71,6 @@ class InvertibleCaptioner:
         candidate_embeddings: Tensor,
         sigma: float = 0.0,
     ) -> None:
-        check_features(image_encoder, sentence_encoder)
         self.network = network.eval().requires_grad_(False)
         self.image_encoder = image_encoder
         self.sentence_encoder = sentence_encoder
@@ -141,8 +144,9 @@ class InvertibleCaptioner:
 
     @torch.no_grad()
     def embed(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
-        """Maps images to standardized sentence embeddings, (P, n)."""
-        return self.network(self.latent_scaler(self.image_encoder.encode(self._pixels(images))))
+        """Maps images to coordinates of their captions, (P, k)."""
+        x = self.latent_scaler(self.image_encoder.encode(self._pixels(images)))
+        return self.network(x)[:, : self.embedding_scaler.features]
 
     @torch.no_grad()
     def generate(
@@ -150,28 +154,40 @@ class InvertibleCaptioner:
         texts: str | Sequence[str],
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        samples: int = 1,
     ) -> list[Image.Image]:
-        """Draws an image for each sentence, by the network's inverse.
+        """Draws images for each sentence, by the network's inverse.
 
         Args:
             texts: sentences.
-            temperature: 0 inverts the embedding itself; above, embeddings are drawn about it with
-                deviation temperature * sigma (objective "likelihood").
+            temperature: 0 draws the expected image; above, residuals are drawn with this deviation,
+                and embeddings with temperature * sigma if the model learned one.
             generator: of those draws, on the CPU.
+            samples: images of each sentence.
+
+        Returns:
+            len(texts) * samples images, those of a sentence in a row.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"texts must hold sentences, got {texts!r}")
         if not (isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
-        if temperature and not self.sigma:
-            raise ValueError(
-                f"temperature must be 0 for a model that learned no sigma (objective "
-                f"'likelihood' learns one), got {temperature}"
-            )
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
         e = self.embedding_scaler(self.sentence_encoder.encode(texts))
-        noise = torch.randn(e.shape, generator=generator)
-        return self.draw(self.network.inverse(e + temperature * self.sigma * noise.to(e.device)))
+        residual = self.network.features - e.shape[1]
+        if temperature and not (self.sigma or residual):
+            raise ValueError(
+                "temperature must be 0 for a model that has nothing to sample, neither a residual "
+                "(latents with more numbers than embeddings) nor a sigma (objective 'likelihood'), "
+                f"got {temperature}"
+            )
+        e = e.repeat_interleave(samples, 0)
+        noise = temperature * torch.randn(len(e), self.network.features, generator=generator)
+        about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
+        y = with_residual(e + self.sigma * about, self.network.features, beside)
+        return self.draw(self.network.inverse(y))
 
     def draw(self, x: Tensor) -> list[Image.Image]:
         """Decodes standardized latents, (N, n), to images."""
@@ -194,7 +210,7 @@ class InvertibleCaptioner:
             ("latents", self.latent_scaler),
             ("embeddings", self.embedding_scaler),
         ):
-            tensors |= {f"{side}.mean": scaler.mean, f"{side}.deviation": scaler.deviation}
+            tensors |= {f"{side}.{name}": value for name, value in scaler.tensors().items()}
         write_tensors(folder / "model.safetensors", tensors)
         config = {
             "format": FORMAT,
@@ -224,21 +240,15 @@ class InvertibleCaptioner:
         network = InvertibleNetwork(
             config["features"], config["depth"], negative_slope=config["negative_slope"]
         )
-        network.load_state_dict(
-            {
-                name.removeprefix("network."): value
-                for name, value in tensors.items()
-                if name.startswith("network.")
-            }
-        )
+        network.load_state_dict(_part(tensors, "network"))
         return cls(
             network,
             ImageEncoder(
                 load_autoencoder(str(folder / "autoencoder")), tuple(config["picture_size"])
             ),
             SentenceEncoder(config["sentence_encoder"]),
-            Scaler(tensors["latents.mean"], tensors["latents.deviation"]),
-            Scaler(tensors["embeddings.mean"], tensors["embeddings.deviation"]),
+            Scaler(**_part(tensors, "latents")),
+            Scaler(**_part(tensors, "embeddings")),
             read_json(folder / "captions.json"),
             read_tensors(folder / "captions.safetensors")[0]["embeddings"],
             config["sigma"],
@@ -272,6 +282,9 @@ def _captions(distances: Tensor, texts: Sequence[str], top_k: int) -> list[list[
     ]
 
 
-def squared_distances(queries: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared distances of rows, (Q, n) and (T, n) to (Q, T)."""
-    return torch.cdist(queries, targets).square() / queries.shape[-1]
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from invcap.captioning.model import InvertibleCaptioner, squared_distances
+from invcap.captioning.distances import squared_distances
+from invcap.captioning.model import InvertibleCaptioner
+from invcap.captioning.objectives import with_residual
 from invcap.captioning.pairs import Pairs, in_memory
 from invcap.data.encode import decode_png
 from invcap.figures import write_figure
@@ -87,10 +89,11 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
     own = [held_out.caption[held_out.image == index].tolist() for index in chosen]
     x = model.latent_scaler(held_out.latents[torch.tensor(chosen)].to(model.device))
     targets = model.embedding_scaler(in_memory(held_out.embeddings).to(model.device))
-    found = model.network(x)
-    nearest = squared_distances(found, targets).argmin(1).tolist()
-    drawn = decoded(model.network.inverse(targets[[captions[0] for captions in own]]))
-    round_trips = decoded(model.network.inverse(found))
+    y = model.network(x)
+    nearest = squared_distances(y[:, : targets.shape[1]], targets).argmin(1).tolist()
+    expected = with_residual(targets[[captions[0] for captions in own]], x.shape[1])
+    drawn = decoded(model.network.inverse(expected))
+    round_trips = decoded(model.network.inverse(y))
     columns = zip(chosen, own, nearest, decoded(x), drawn, round_trips, strict=True)
     return [
         Shown(

@@ -23,13 +23,12 @@ from invcap.captioning.train import CHECKPOINT, TrainSettings, train_network
 from invcap.data.encode import EncodedImages, decode_png, encode_images, training_pixels
 from invcap.data.example import Examples
 from invcap.data.settings import DataSettings, load_data
-from invcap.data.shards import ShardRows, blocks
+from invcap.data.shards import Rows, ShardRows, blocks
 from invcap.data.split import split_by_group
 from invcap.encoders.autoencoder import AutoencoderSettings, train_autoencoder
 from invcap.encoders.images import (
     Autoencoder,
     ImageEncoder,
-    check_features,
     conv_channels,
     load_autoencoder,
     save_autoencoder,
@@ -54,6 +53,7 @@ WRITTEN = (
 )
 AUTOENCODER_IMAGES = 25_000
 STORAGE = ("float32", "float16")
+WIDTHS = (16, 8192)
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,14 @@ def train(
     source = load_examples_to_split(data)
     sentences = SentenceEncoder(encoders.sentence_encoder).to(accelerator.device)
     encoder = make_image_encoder(source, data, sentences.features, encoders, cache, accelerator)
-    check_features(encoder, sentences)
+    check_width(encoder)
     images = encode(source, data, encoder, cache, accelerator, encoders.storage)
     training, held_out = (
         make_pairs(images, side, sentences, cache, accelerator, encoders.storage)
         for side in (False, True)
     )
-    latent_scaler, embedding_scaler = Scaler.of(training.latents), Scaler.of(training.embeddings)
+    latent_scaler = Scaler.of(training.latents)
+    embedding_scaler = coordinates(training.embeddings, sentences.features, encoder.features)
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
@@ -197,6 +198,22 @@ def evaluate_captioner(
     images = encode(source, data, model.image_encoder, cache, accelerator)
     sentences = model.sentence_encoder
     return evaluate(model, make_pairs(images, True, sentences, cache, accelerator))
+
+
+def coordinates(embeddings: Rows, features: int, most: int) -> Scaler:
+    """The caption's coordinates of embeddings, (M, features): all, or so many components."""
+    return Scaler.of(embeddings) if features <= most else Scaler.principal(embeddings, most)
+
+
+def check_width(encoder: ImageEncoder) -> None:
+    """Raises ValueError unless a network can be as wide as the latents are."""
+    least, most = WIDTHS
+    if not least <= encoder.features <= most:
+        height, width = encoder.size
+        raise ValueError(
+            f"size must give latents of {least} to {most:,} numbers, got {encoder.features:,} of "
+            f"images of {height}x{width}"
+        )
 
 
 def load_examples_to_split(data: DataSettings) -> Examples:

@@ -11,14 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from invcap.captioning.objectives import (
-    OBJECTIVES,
-    Objective,
-    bidirectional_loss,
-    caption_loss,
-    likelihood_loss,
-)
+from invcap.captioning.objectives import OBJECTIVES, Objective, likelihood_loss, pair_losses
 from invcap.captioning.pairs import Pairs
+from invcap.captioning.residual import draw_directions
 from invcap.captioning.scaler import Scaler
 from invcap.training.muon import Muon
 from invcap.training.trainer import Batch, Trained, TrainerSettings, train
@@ -27,6 +22,8 @@ from invcap_ext import InvertibleNetwork
 OPTIMIZERS = ("muon", "adamw")
 LEARNING_RATES = {"muon": 0.04, "adamw": 2e-3}
 CHECKPOINT = "checkpoint.safetensors"
+ROBUST_NOISE = 0.15
+DIRECTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,10 @@ class TrainSettings:
         steps: optimizer steps.
         warmup: share of the steps in which the learning rate rises.
         generation_weight: of the inverse's error beside the caption's ("bidirectional").
+        contrastive: weight of `contrastive_loss`, of each direction that the objective trains.
+        robust_inverse: weight of the error of f^-1(f(x) + v) for normal noise v, so that the
+            inverse forgives small errors without seeing a caption.
+        residual: weight of the residual's distance from a unit normal.
         max_norm: gradients are clipped to this norm.
         noise: deviation of what is added to latents ("likelihood" needs it).
         checkpoint_every: steps between checkpoints.
@@ -63,6 +64,9 @@ class TrainSettings:
     steps: int = 2100
     warmup: float = 0.03
     generation_weight: float = 4.0
+    contrastive: float = 0.0
+    robust_inverse: float = 0.0
+    residual: float = 1.0
     max_norm: float = 1.0
     noise: float = 0.0
     checkpoint_every: int = 250
@@ -75,7 +79,8 @@ class TrainSettings:
         for name in ("depth", "batch_size", "gradient_accumulation", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup", "generation_weight", "noise"):
+        weights = ("generation_weight", "contrastive", "robust_inverse", "residual")
+        for name in ("weight_decay", "warmup", "noise", *weights):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
         for name in ("negative_slope", "learning_rate", "max_norm"):
@@ -86,6 +91,16 @@ class TrainSettings:
             raise ValueError(f"seed must be from -2^31 to below 2^31, got {self.seed}")
         if self.objective == "likelihood" and not self.noise > 0:
             raise ValueError(f"noise must be above 0 for 'likelihood', got {self.noise}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms of `pair_losses`."""
+        return {
+            "generation": self.generation_weight if self.objective == "bidirectional" else 0.0,
+            "contrastive": self.contrastive,
+            "robust_inverse": self.robust_inverse,
+            "residual": self.residual,
+        }
 
 
 class TrainingModule(nn.Module):
@@ -98,12 +113,11 @@ class TrainingModule(nn.Module):
         )
         self.log_sigma = nn.Parameter(torch.zeros(()))
 
-    def losses(self, objective: Objective, x: Tensor, e: Tensor) -> dict[str, Tensor]:
+    def losses(self, settings: TrainSettings, batch: Batch) -> dict[str, Tensor]:
         """The terms of an objective, to be weighted and summed."""
-        if objective == "likelihood":
-            return likelihood_loss(self.network, x, e, self.log_sigma)
-        loss = bidirectional_loss if objective == "bidirectional" else caption_loss
-        return loss(self.network, x, e)
+        if settings.objective == "likelihood":
+            return likelihood_loss(self.network, batch["x"], batch["e"], self.log_sigma)
+        return pair_losses(self.network, batch, settings.weights)
 
 
 class CaptionSampler:
@@ -132,11 +146,14 @@ def train_network(
 
     Raises:
         TrainingDivergedError: a loss is not finite.
-        ValueError: the checkpoint belongs to other settings or pairs.
+        ValueError: the checkpoint belongs to other settings or pairs, or a batch has unequal parts.
     """
+    features, coordinates = latent_scaler.features, embedding_scaler.features
+    residual = features - coordinates
+    check_parts(settings, residual > 0, accelerator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        module = TrainingModule(len(latent_scaler.mean), settings)
+        module = TrainingModule(features, settings)
     sampler = CaptionSampler(pairs.image, pairs.caption)
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
@@ -147,14 +164,22 @@ def train_network(
         if pairs.variants > 1:
             rows = rows + torch.randint(pairs.variants, (count,), generator=generator)
         x = latent_scaler(pairs.latents[rows[part]])
+        batch = {
+            "e": embedding_scaler(pairs.embeddings[captions[part]]),
+            "pairs": torch.stack([images, captions], 1)[part],
+        }
         if settings.noise:
-            noise = torch.randn(count, x.shape[1], generator=generator)
-            x = x + settings.noise * noise[part]
-        return {"x": x, "e": embedding_scaler(pairs.embeddings[captions[part]])}
+            x = x + settings.noise * torch.randn(count, features, generator=generator)[part]
+        if settings.robust_inverse:
+            batch["v"] = ROBUST_NOISE * torch.randn(count, features, generator=generator)[part]
+        if settings.residual and residual:
+            batch["z"] = torch.randn(count, residual, generator=generator)[part]
+            batch["directions"] = draw_directions((coordinates, residual), DIRECTIONS, generator)
+        return batch | {"x": x}
 
     return train(
         module,
-        lambda module, batch: module.losses(settings.objective, batch["x"], batch["e"]),
+        lambda module, batch: module.losses(settings, batch),
         draw,
         make_optimizers(module, settings),
         TrainerSettings(
@@ -163,7 +188,7 @@ def train_network(
             warmup=settings.warmup,
             max_norm=settings.max_norm,
             gradient_accumulation=settings.gradient_accumulation,
-            weights={"generation": settings.generation_weight},
+            weights=settings.weights,
             checkpoint_every=settings.checkpoint_every,
             seed=settings.seed,
         ),
@@ -171,6 +196,16 @@ def train_network(
         {"settings": identity(settings), "data": pairs.identity},
         accelerator,
     )
+
+
+def check_parts(settings: TrainSettings, residual: bool, accelerator: Accelerator) -> None:
+    """Raises ValueError unless terms over a batch see parts of one size."""
+    parts = accelerator.num_processes * settings.gradient_accumulation
+    if (settings.contrastive or (residual and settings.residual)) and settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of {parts}, processes x gradient_accumulation, for "
+            f"terms that compare the rows of a batch, got {settings.batch_size}"
+        )
 
 
 def identity(settings: TrainSettings) -> dict[str, object]:

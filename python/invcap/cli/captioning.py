@@ -108,9 +108,11 @@ def caption(
 def generate(
     model: Model,
     texts: Annotated[list[str], typer.Argument(help="Sentences.")],
-    output: Annotated[Path, typer.Option(help="Folder for the images, 0000.png and so on.")],
+    output: Annotated[Path, typer.Option(help="Folder for 0000.png and so on.")],
+    samples: Annotated[int, typer.Option(help="Images of each sentence.")] = 1,
     temperature: Annotated[
-        float, typer.Option(help="Above 0, sample (models of the objective `likelihood`).")
+        float,
+        typer.Option(help="0 for the expected image; above, what the sentence leaves open varies."),
     ] = 0.0,
     device: Device = "auto",
     seed: Seed = 0,
@@ -124,10 +126,12 @@ def generate(
     from invcap.training.devices import resolve_device
 
     captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
-    drawn = captioner.generate(texts, temperature, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = captioner.generate(texts, temperature, generator, samples)
     result = []
-    for index, (text, picture) in enumerate(zip(texts, drawn, strict=True)):
-        path = output / f"{index:04}.png"
+    for index, picture in enumerate(drawn):
+        text, sample = divmod(index, samples)
+        path = output / (f"{text:04}-{sample}.png" if samples > 1 else f"{text:04}.png")
         write_image(path, picture)
-        result.append({"text": text, "picture": str(path)})
+        result.append({"text": texts[text], "picture": str(path)})
     print_result("\n".join(f"{r['picture']}\t{r['text']}" for r in result), result, as_json)

@@ -87,6 +87,14 @@ def train(
     generation_weight: Annotated[
         float | None, typer.Option(help="Weight of the inverse's error beside the caption's.")
     ] = None,
+    contrastive: Annotated[
+        float | None,
+        typer.Option(help="Weight of a contrastive term (InfoNCE) in each direction."),
+    ] = None,
+    robust_inverse: Annotated[
+        float | None,
+        typer.Option(help="Weight of the inverse's error from disturbed outputs, for `caption`."),
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
@@ -128,6 +136,8 @@ def train(
             batch_size=batch_size,
             steps=steps,
             generation_weight=generation_weight,
+            contrastive=contrastive,
+            robust_inverse=robust_inverse,
             noise=noise,
             checkpoint_every=checkpoint_every,
         ),
@@ -164,6 +174,14 @@ def train_autoencoder(
     pictures: Pictures = None,
     features: Annotated[int, typer.Option(help="Numbers of a latent.")] = 384,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    contrastive: Annotated[
+        float | None,
+        typer.Option(help="Weight of a contrastive term (InfoNCE) in each direction."),
+    ] = None,
+    robust_inverse: Annotated[
+        float | None,
+        typer.Option(help="Weight of the inverse's error from disturbed outputs, for `caption`."),
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,

@@ -14,7 +14,6 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from invcap.encoders.autoencoder import PATCH, ConvAutoencoder, to_bytes, to_unit_range
-from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, replacing
 from invcap.hashing import fingerprint
 
@@ -116,35 +115,3 @@ def save_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
         for file in sorted(Path(temporary).iterdir(), key=lambda path: path.suffix == ".json"):
             with replacing(folder / file.name) as unfinished:
                 file.replace(unfinished)
-
-
-def check_features(images: ImageEncoder, sentences: SentenceEncoder) -> None:
-    """Raises ValueError, naming sizes that would fit, unless latent and embedding agree."""
-    if images.features == sentences.features:
-        return
-    channels, latent_height, latent_width = images.latent_shape
-    height, width = images.size
-    sizes = fitting_sizes(
-        sentences.features, channels, height // latent_height, width // latent_width
-    )
-    raise ValueError(
-        f"images of {height} x {width} give latents of {images.features} numbers, but the "
-        f"sentence encoder {sentences.name} gives {sentences.features}; "
-        + (
-            f"sizes that fit, height x width: {', '.join(f'{h}x{w}' for h, w in sizes)}"
-            if sizes
-            else f"no size fits {channels} latent channels"
-        )
-    )
-
-
-def fitting_sizes(
-    features: int, channels: int, patch_height: int, patch_width: int
-) -> list[tuple[int, int]]:
-    """Sizes (height, width) whose latents have `features` numbers, the squarest first."""
-    cells, rest = divmod(features, channels)
-    if rest:
-        return []
-    rows = [row for row in range(1, cells + 1) if cells % row == 0]
-    rows.sort(key=lambda row: (abs(row - cells // row), row))
-    return [(patch_height * row, patch_width * (cells // row)) for row in rows[:6]]

@@ -8,8 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed.nn.functional as differentiable
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import ProjectConfiguration
+from torch import Tensor, distributed
 
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 TRACKERS = ("tensorboard", "wandb", "none")
@@ -73,3 +75,15 @@ def start_processes(
         else None,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAITS)],
     )
+
+
+def process_index() -> int:
+    """The number of this process among those that work together."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def from_all_processes(rows: Tensor) -> Tensor:
+    """The rows of all processes, as many of each, in their order; gradients flow to all."""
+    if not distributed.is_initialized():
+        return rows
+    return torch.cat(differentiable.all_gather(rows.contiguous()))

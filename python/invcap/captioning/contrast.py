@@ -1,0 +1,37 @@
+"""The contrastive term: in a batch, what the network finds is nearest to its own target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from invcap.captioning.distances import squared_distances
+from invcap.training.devices import from_all_processes, process_index
+
+TEMPERATURE = 0.07
+
+
+def contrastive_loss(found: Tensor, targets: Tensor, pairs: Tensor) -> Tensor:
+    """Mean cross-entropy of the own target among the batch's, and of the own `found`.
+
+    The logits are -d / TEMPERATURE, d the mean squared distance of two rows, the distance that
+    captions are found by. Other rows of the same image or the same caption do not count.
+
+    Args:
+        found, targets: (B, n).
+        pairs: (B, 2) int64, the numbers of the image and of the caption of each row.
+
+    Source: "Representation Learning with Contrastive Predictive Coding", InfoNCE, equation 4.
+    """
+    every_found, every_target, every_pair = map(from_all_processes, (found, targets, pairs))
+    first = process_index() * len(found)
+    own = torch.arange(first, first + len(found), device=found.device)
+    same = (pairs[:, None] == every_pair[None]).any(2)
+    same[torch.arange(len(own), device=own.device), own] = False
+
+    def cross_entropy(queries: Tensor, answers: Tensor) -> Tensor:
+        logits = squared_distances(queries, answers) / -TEMPERATURE
+        return F.cross_entropy(logits.masked_fill(same, -torch.inf), own)
+
+    return (cross_entropy(found, every_target) + cross_entropy(targets, every_found)) / 2
