@@ -21,6 +21,15 @@ def test_it_saves_and_loads_with_the_same_answers_in_both_directions(
     assert all(a.tobytes() == b.tobytes() for a, b in zip(*drawn, strict=True))
 
 
+def test_a_folder_of_the_first_layout_loads_too(captioner, images, tmp_path):
+    captioner.save_pretrained(tmp_path, picture_size=[32, 32])
+    (tmp_path / "image_encoder").rename(tmp_path / "autoencoder")
+    (tmp_path / "autoencoder" / "encoder.json").unlink()
+    loaded = InvertibleCaptioner.from_pretrained(tmp_path)
+    assert loaded.image_encoder.size == (32, 32)
+    np.testing.assert_allclose(loaded.embed(images[:3]), captioner.embed(images[:3]), atol=1e-5)
+
+
 def test_a_caption_is_the_nearest_candidate_and_scores_are_sorted(captioner, pairs, images):
     (best,) = captioner.caption(images[0], top_k=len(pairs.captions))
     found = captioner.network(captioner.latent_scaler(pairs.latents[:1]))
