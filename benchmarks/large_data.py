@@ -31,7 +31,7 @@ from invcap.data.encode import encode_images
 from invcap.data.settings import DataSettings
 from invcap.data.shards import ShardRows, numbers, write_shards
 from invcap.encoders.autoencoder import ConvAutoencoder
-from invcap.encoders.images import ImageEncoder
+from invcap.encoders.images import AutoencoderImages
 from invcap.files import read_json, write_json, write_text
 
 FEATURES = 384
@@ -86,7 +86,7 @@ def peak_of_encoding(count: Count, work: Path, result: Path) -> None:
     source = load_examples(str(work / "images"))
     source.examples = source.examples[:count]
     source.identity = str(count)
-    encoder = ImageEncoder(ConvAutoencoder(), (32, 32))
+    encoder = AutoencoderImages(ConvAutoencoder(), (32, 32))
     encode_images(
         source,
         DataSettings("images"),

@@ -12,7 +12,7 @@ from invcap.data import decode_images
 from invcap.data.example import Example
 from invcap.data.shapes import Scene, draw, scenes
 from invcap.encoders.autoencoder import ConvAutoencoder
-from invcap.encoders.images import ImageEncoder
+from invcap.encoders.images import AutoencoderImages
 from invcap.encoders.sentences import SentenceEncoder
 from invcap_ext import InvertibleNetwork
 
@@ -41,9 +41,9 @@ def sentences() -> SentenceEncoder:
 
 
 @pytest.fixture(scope="session")
-def encoder() -> ImageEncoder:
+def encoder() -> AutoencoderImages:
     torch.manual_seed(0)
-    return ImageEncoder(ConvAutoencoder(latent_channels=6, channels=8, blocks=1), (32, 32))
+    return AutoencoderImages(ConvAutoencoder(latent_channels=6, channels=8, blocks=1), (32, 32))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from invcap.captioning.objectives import OBJECTIVES
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import TrainingModule
 from invcap.encoders.autoencoder import ConvAutoencoder
-from invcap.encoders.images import ImageEncoder
+from invcap.encoders.images import AutoencoderImages
 from invcap_ext import InvertibleNetwork
 
 FEATURES = 384
@@ -42,7 +42,7 @@ def make_captioner() -> InvertibleCaptioner:
     network = InvertibleNetwork(FEATURES, 3, negative_slope=0.5)
     for module in (autoencoder, network):
         move_without_data(module, "cuda")
-    encoder = ImageEncoder(autoencoder, (32, 32))
+    encoder = AutoencoderImages(autoencoder, (32, 32))
     scalers = [Scaler(*torch.empty(2, FEATURES, device="cuda")) for _ in range(2)]
     candidates = torch.empty(5, FEATURES)
     return InvertibleCaptioner(

@@ -7,7 +7,7 @@ from invcap import InvertibleCaptioner
 from invcap.captioning.run import coordinates
 from invcap.captioning.scaler import Scaler
 from invcap.encoders.autoencoder import ConvAutoencoder
-from invcap.encoders.images import ImageEncoder
+from invcap.encoders.images import AutoencoderImages
 from invcap_ext import InvertibleNetwork
 
 
@@ -24,6 +24,15 @@ def test_it_saves_and_loads_with_the_same_answers_in_both_directions(
         np.testing.assert_allclose([c.score for c in ours], [c.score for c in theirs], atol=1e-3)
     drawn = captioner.generate(pairs.captions[:2]), loaded.generate(pairs.captions[:2])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(*drawn, strict=True))
+
+
+def test_a_folder_of_the_first_layout_loads_too(captioner, images, tmp_path):
+    captioner.save_pretrained(tmp_path, picture_size=[32, 32])
+    (tmp_path / "image_encoder").rename(tmp_path / "autoencoder")
+    (tmp_path / "autoencoder" / "encoder.json").unlink()
+    loaded = InvertibleCaptioner.from_pretrained(tmp_path)
+    assert loaded.image_encoder.size == (32, 32)
+    np.testing.assert_allclose(loaded.embed(images[:3]), captioner.embed(images[:3]), atol=1e-5)
 
 
 def test_a_caption_is_the_nearest_candidate_and_scores_are_sorted(captioner, pairs, images):
@@ -71,7 +80,7 @@ def test_latents_may_have_fewer_or_more_numbers_than_embeddings(side, pairs, sen
     torch.manual_seed(0)
     channels = {"narrow": 2, "wide": 8}[side]
     autoencoder = ConvAutoencoder(latent_channels=channels, channels=8, blocks=1)
-    encoder = ImageEncoder(autoencoder, (32, 32))
+    encoder = AutoencoderImages(autoencoder, (32, 32))
     network = InvertibleNetwork(encoder.features, 2, negative_slope=0.5)
     latents = Scaler(torch.zeros(encoder.features), torch.ones(encoder.features))
     captions = coordinates(pairs.embeddings, 384, encoder.features)

@@ -19,12 +19,15 @@ from invcap.captioning.objectives import with_residual
 from invcap.captioning.scaler import Scaler
 from invcap.data import fit_image
 from invcap.data.images import open_image, to_rgb
-from invcap.encoders.images import ImageEncoder, load_autoencoder, save_autoencoder
+from invcap.encoders.images import AutoencoderImages, load_autoencoder
+from invcap.encoders.interface import ImageEncoder
+from invcap.encoders.load import load_image_encoder
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import read_json, read_tensors, write_json, write_tensors
 from invcap_ext import InvertibleNetwork
 
 FORMAT = 1
+IMAGE_ENCODER = "image_encoder"
 ROUNDS = 2
 CANDIDATES_AT_ONCE = 65_536
 ImageSource = Image.Image | str | Path
@@ -201,7 +204,7 @@ class InvertibleCaptioner:
             facts: what else config.json shall say, such as the training settings.
         """
         folder = Path(folder)
-        save_autoencoder(self.image_encoder.autoencoder, folder / "autoencoder")
+        self.image_encoder.save(folder / IMAGE_ENCODER)
         write_json(folder / "captions.json", self.candidates)
         embeddings = self.candidate_embeddings.half()
         write_tensors(folder / "captions.safetensors", {"embeddings": embeddings})
@@ -217,7 +220,6 @@ class InvertibleCaptioner:
             "features": self.network.features,
             "depth": len(self.network.layers),
             "negative_slope": self.network.layers[0].negative_slope,
-            "picture_size": list(self.image_encoder.size),
             "sentence_encoder": self.sentence_encoder.name,
             "sigma": self.sigma,
         }
@@ -243,9 +245,7 @@ class InvertibleCaptioner:
         network.load_state_dict(_part(tensors, "network"))
         return cls(
             network,
-            ImageEncoder(
-                load_autoencoder(str(folder / "autoencoder")), tuple(config["picture_size"])
-            ),
+            _load_image_encoder(folder, config),
             SentenceEncoder(config["sentence_encoder"]),
             Scaler(**_part(tensors, "latents")),
             Scaler(**_part(tensors, "embeddings")),
@@ -267,6 +267,14 @@ class InvertibleCaptioner:
         if not images:
             raise ValueError("images must hold at least one image, got none")
         return np.stack([fit_image(_open(image), self.image_encoder.size) for image in images])
+
+
+def _load_image_encoder(folder: Path, config: dict[str, Any]) -> ImageEncoder:
+    """The captioner's image encoder; earlier ones have an autoencoder and its size in config."""
+    if "picture_size" not in config:
+        return load_image_encoder(folder / IMAGE_ENCODER)
+    autoencoder = load_autoencoder(str(folder / "autoencoder"))
+    return AutoencoderImages(autoencoder, tuple(config["picture_size"]))
 
 
 def _open(image: ImageSource) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,16 @@ from invcap.captioning.pairs import make_pairs
 from invcap.captioning.report import write_report
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import CHECKPOINT, TrainSettings, train_network
-from invcap.data.encode import EncodedImages, decode_png, encode_images, training_pixels
+from invcap.data.encode import EncodedImages, decode_png
 from invcap.data.example import Examples
 from invcap.data.settings import DataSettings, load_data
-from invcap.data.shards import Rows, ShardRows, blocks
+from invcap.data.shards import Rows, blocks
 from invcap.data.split import split_by_group
-from invcap.encoders.autoencoder import AutoencoderSettings, train_autoencoder
-from invcap.encoders.images import (
-    Autoencoder,
-    ImageEncoder,
-    conv_channels,
-    load_autoencoder,
-    save_autoencoder,
-)
-from invcap.encoders.sentences import MINILM, SentenceEncoder
+from invcap.encoders.autoencoder import AutoencoderSettings
+from invcap.encoders.images import AutoencoderImages, save_autoencoder
+from invcap.encoders.interface import ImageEncoder
+from invcap.encoders.make import EncoderSettings, encode, make_image_encoder
+from invcap.encoders.sentences import SentenceEncoder
 from invcap.files import remove_unfinished, write_json, write_text
 from invcap.hashing import digest
 
@@ -45,36 +41,14 @@ WRITTEN = (
     "captions.json",
     "captions.safetensors",
     "config.json",
+    "image_encoder",
     "metrics.json",
     "model.safetensors",
     "report.html",
     "samples.png",
     "tensorboard",
 )
-AUTOENCODER_IMAGES = 25_000
-STORAGE = ("float32", "float16")
 WIDTHS = (16, 8192)
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """The frozen encoders.
-
-    Attributes:
-        autoencoder: folder or hub name; None to train a small one on the training images.
-        sentence_encoder: sentence-transformers folder or name; "minilm" is installed.
-        training: how the small autoencoder is trained.
-        storage: dtype of latents and embeddings on disk, `float32` or `float16`.
-    """
-
-    autoencoder: str | None = None
-    sentence_encoder: str = MINILM
-    training: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    storage: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.storage not in STORAGE:
-            raise ValueError(f"storage must be one of {', '.join(STORAGE)}, got {self.storage!r}")
 
 
 def train(
@@ -120,7 +94,7 @@ def train(
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
-        remove_unfinished(output, output / "autoencoder")
+        remove_unfinished(output, output / "image_encoder")
         if not (output / CHECKPOINT).exists():
             text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
             write_text(output / RECORD, text)
@@ -180,6 +154,7 @@ def train_small_autoencoder(
     encoder = make_image_encoder(source, data, features, encoders, cache, accelerator)
     images = encode(source, data, encoder, cache, accelerator)
     error = held_out_error(images, encoder)
+    assert isinstance(encoder, AutoencoderImages)
     if accelerator.is_main_process:
         save_autoencoder(encoder.autoencoder, output)
     psnr = 20 * log10(255) - 10 * log10(error)
@@ -222,74 +197,6 @@ def load_examples_to_split(data: DataSettings) -> Examples:
     if isinstance(source.examples, Sequence):
         split_by_group(source.examples, data.held_out, data.seed)
     return source
-
-
-def make_image_encoder(
-    source: Examples,
-    data: DataSettings,
-    features: int,
-    settings: EncoderSettings,
-    cache: Path,
-    accelerator: Accelerator,
-) -> ImageEncoder:
-    """Loads the autoencoder that the settings name, or trains one on training images.
-
-    Raises:
-        ValueError: images of this size have no latent of `features` numbers.
-    """
-    if settings.autoencoder is not None:
-        autoencoder = load_autoencoder(settings.autoencoder)
-    else:
-        channels = conv_channels(data.size, features)
-        pixels = training_pixels(source, data, AUTOENCODER_IMAGES, cache, accelerator)
-        autoencoder = cached_autoencoder(
-            pixels, data.size, channels, settings.training, cache, accelerator
-        )
-    return ImageEncoder(autoencoder.to(accelerator.device), data.size)
-
-
-def cached_autoencoder(
-    pixels: ShardRows,
-    size: tuple[int, int],
-    latent_channels: int,
-    settings: AutoencoderSettings,
-    cache: Path,
-    accelerator: Accelerator,
-) -> Autoencoder:
-    """Trains a `ConvAutoencoder` on images, or finds the one trained on them before."""
-    identity = {**asdict(settings), "channels": latent_channels, "pixels": pixels.identity}
-    folder = cache / f"autoencoder-{digest(str(identity))}"
-    if not (folder / "config.json").exists():
-        path = folder / CHECKPOINT
-        trained = train_autoencoder(
-            pixels, size, latent_channels, settings, path, identity, accelerator
-        )
-        if accelerator.is_main_process:
-            save_autoencoder(trained, folder)
-            path.unlink()
-    accelerator.wait_for_everyone()
-    return load_autoencoder(str(folder))
-
-
-def encode(
-    source: Examples,
-    data: DataSettings,
-    encoder: ImageEncoder,
-    cache: Path,
-    accelerator: Accelerator,
-    storage: str = "float32",
-) -> EncodedImages:
-    """The latents of all images, on disk, or those that were encoded before."""
-    return encode_images(
-        source,
-        data,
-        lambda pixels: encoder.encode(pixels).cpu().numpy(),
-        encoder.features,
-        encoder.fingerprint,
-        cache,
-        accelerator,
-        storage,
-    )
 
 
 def held_out_error(images: EncodedImages, encoder: ImageEncoder) -> float:

@@ -121,6 +121,7 @@ def train(
     from invcap.captioning import run
     from invcap.captioning.train import TrainSettings
     from invcap.data.settings import DataSettings
+    from invcap.encoders.make import EncoderSettings
     from invcap.training.devices import start_processes
 
     settings = TrainSettings(
@@ -142,7 +143,7 @@ def train(
             checkpoint_every=checkpoint_every,
         ),
     )
-    encoders = run.EncoderSettings(autoencoder, sentence_encoder, storage=storage)
+    encoders = EncoderSettings(autoencoder or "conv", sentence_encoder, storage=storage)
     training = replace(encoders.training, seed=seed, **given(steps=autoencoder_steps))
     options = source_options(
         wordings, pictures, picture_column, caption_column, group_column, streaming

@@ -1,4 +1,4 @@
-"""The frozen image encoder: images to latents and back."""
+"""A frozen autoencoder as image encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from invcap.encoders.autoencoder import PATCH, ConvAutoencoder, to_bytes, to_unit_range
-from invcap.files import read_json, replacing
+from invcap.encoders.interface import ENCODER_FILE
+from invcap.files import read_json, replacing, write_json
 from invcap.hashing import fingerprint
 
 Autoencoder: TypeAlias = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
@@ -22,7 +23,7 @@ AUTOENCODERS = {kind.__name__: kind for kind in (ConvAutoencoder, AutoencoderKL,
 BATCH = 256
 
 
-class ImageEncoder:
+class AutoencoderImages:
     """A frozen autoencoder at one size of image.
 
     Args:
@@ -46,7 +47,7 @@ class ImageEncoder:
         """A hash of the weights; see `invcap.hashing.fingerprint`."""
         return fingerprint(self.autoencoder)
 
-    def to(self, device: torch.device | str) -> ImageEncoder:
+    def to(self, device: torch.device | str) -> AutoencoderImages:
         """Moves the autoencoder to a device, in place."""
         self.autoencoder.to(device)
         return self
@@ -66,6 +67,16 @@ class ImageEncoder:
             [to_bytes(self.autoencoder.decode(batch).sample) for batch in shaped.split(BATCH)]
         )
 
+    def save(self, folder: Path) -> None:
+        """Writes the autoencoder and its size of image into a folder."""
+        save_autoencoder(self.autoencoder, folder)
+        write_json(folder / ENCODER_FILE, {"kind": "autoencoder", "size": list(self.size)})
+
+    @classmethod
+    def load(cls, folder: Path) -> AutoencoderImages:
+        """Reads what `save` wrote."""
+        return cls(load_autoencoder(str(folder)), tuple(read_json(folder / ENCODER_FILE)["size"]))
+
     def _encode(self, images: Tensor) -> Tensor:
         encoded = self.autoencoder.encode(images)
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
@@ -73,18 +84,17 @@ class ImageEncoder:
 
 
 def conv_channels(size: tuple[int, int], features: int) -> int:
-    """Channels of a `ConvAutoencoder`'s latents that make `features` numbers of an image.
+    """Channels of a `ConvAutoencoder`'s latents that come nearest to `features` numbers an image.
 
     Raises:
-        ValueError: there is no such whole number.
+        ValueError: the size is not a multiple of the patch.
     """
     cells, rest = (size[0] // PATCH) * (size[1] // PATCH), size[0] % PATCH + size[1] % PATCH
-    if rest or cells == 0 or features % cells:
+    if rest or cells == 0:
         raise ValueError(
-            f"size must give {features} / (height / {PATCH} * width / {PATCH}) whole latent "
-            f"channels, such as 32x32 for 384, got {size[0]}x{size[1]}"
+            f"size must be multiples of {PATCH}, such as 32x32, got {size[0]}x{size[1]}"
         )
-    return features // cells
+    return max(1, round(features / cells))
 
 
 def load_autoencoder(name: str) -> Autoencoder:
