@@ -29,9 +29,7 @@ class Backbone:
             image of bytes becomes (scale * bytes - mean) / std.
     """
 
-    def __init__(
-        self, network: EfficientNetFeatures | TransformersFeatures, facts: dict[str, Any]
-    ) -> None:
+    def __init__(self, network: nn.Module, facts: dict[str, Any]) -> None:
         self.network = network.eval().requires_grad_(False)
         self.facts = facts
         self.size: tuple[int, int] = tuple(facts["size"])
@@ -150,6 +148,19 @@ def resized(pixels: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp(0, 255)
 
 
+def expected_input(processor: Any) -> dict[str, Any]:
+    """What an image processor of transformers makes of images, as the facts of a `Backbone`."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    side = size.get("shortest_edge")
+    normalizes = processor.do_normalize
+    return {
+        "size": [side or size["height"], side or size["width"]],
+        "scale": processor.rescale_factor if processor.do_rescale else 1.0,
+        "mean": list(processor.image_mean) if normalizes else [0.0],
+        "std": list(processor.image_std) if normalizes else [1.0],
+    }
+
+
 def _load_efficientnet() -> Backbone:
     network = EfficientNetFeatures()
     try:
@@ -179,18 +190,8 @@ def _load_transformers(name: str) -> Backbone:
         raise ValueError(
             f"image_encoder features: {name} has no image processor: {error}"
         ) from None
-    size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    side = size.get("shortest_edge")
-    normalizes = processor.do_normalize
     class_token = any("pooler." in key for key in missing)
-    facts = {
-        "kind": "transformers",
-        "size": [side or size["height"], side or size["width"]],
-        "scale": processor.rescale_factor if processor.do_rescale else 1.0,
-        "mean": list(processor.image_mean) if normalizes else [0.0],
-        "std": list(processor.image_std) if normalizes else [1.0],
-        "class_token": class_token,
-    }
+    facts = {"kind": "transformers", "class_token": class_token, **expected_input(processor)}
     return Backbone(TransformersFeatures(model, class_token), facts)
 
 

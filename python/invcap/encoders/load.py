@@ -8,11 +8,13 @@ from pathlib import Path
 from invcap.encoders.features import FeatureImages
 from invcap.encoders.images import AutoencoderImages
 from invcap.encoders.interface import ENCODER_FILE, ImageEncoder
+from invcap.encoders.unclip import UnclipImages
 from invcap.files import read_json
 
 KINDS: dict[str, Callable[[Path], ImageEncoder]] = {
     "autoencoder": AutoencoderImages.load,
     "features": FeatureImages.load,
+    "unclip": UnclipImages.load,
 }
 
 

@@ -31,12 +31,14 @@ from invcap.encoders.make_features import (
     prepare_images,
 )
 from invcap.encoders.sentences import MINILM
+from invcap.encoders.unclip import load_unclip
 from invcap.hashing import digest
 
 STORAGE = ("float32", "float16")
 CONV = "conv"
 FEATURES = "features"
-SIZES = {FEATURES: (224, 224)}
+UNCLIP = "unclip"
+SIZES = {FEATURES: (224, 224), UNCLIP: (224, 224)}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class EncoderSettings:
     Attributes:
         image_encoder: `conv` to train a small autoencoder on the training images;
             `features[:NAME]` for features of a frozen backbone (see
-            `invcap.encoders.backbones.load_backbone`) and a decoder trained to draw them; or the
-            folder of a saved image encoder, or the folder or hub name of a diffusers autoencoder.
+            `invcap.encoders.backbones.load_backbone`) and a decoder trained to draw them;
+            `unclip:NAME` for a Stable unCLIP (see `invcap.encoders.unclip`); or the folder of a
+            saved image encoder, or the folder or hub name of a diffusers autoencoder.
         sentence_encoder: sentence-transformers folder or name; "minilm" is installed.
         training: how the small autoencoder is trained.
         features: how latents of `features` are made.
@@ -88,6 +91,11 @@ def make_image_encoder(
     """
     name = settings.image_encoder
     kind, _, of = name.partition(":")
+    if kind in SIZES and data.size[0] != data.size[1]:
+        raise ValueError(
+            f"size must be square for the image encoder {kind}, such as 224x224, "
+            f"got {data.size[0]}x{data.size[1]}"
+        )
     encoder: ImageEncoder
     if name == CONV:
         channels = conv_channels(data.size, features)
@@ -96,6 +104,8 @@ def make_image_encoder(
             pixels, data.size, channels, settings.training, cache, accelerator
         )
         encoder = AutoencoderImages(autoencoder, data.size)
+    elif kind == UNCLIP:
+        encoder = load_unclip(of, data.size)
     elif kind == FEATURES:
         encoder = make_feature_images(source, data, of, settings.features, cache, accelerator)
     elif (Path(name) / ENCODER_FILE).exists():

@@ -53,13 +53,8 @@ def make_feature_images(
         name: of the backbone; see `invcap.encoders.backbones.load_backbone`.
 
     Raises:
-        ValueError: there is no such backbone, or the images are not square.
+        ValueError: there is no such backbone.
     """
-    if data.size[0] != data.size[1]:
-        raise ValueError(
-            f"size must be square for image_encoder features, such as 224x224, "
-            f"got {data.size[0]}x{data.size[1]}"
-        )
     backbone = load_backbone(name).to(accelerator.device)
     preparation = Preparation(backbone, settings.side)
     prepared = prepare_images(source, data, preparation, cache, accelerator)
