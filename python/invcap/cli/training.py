@@ -49,7 +49,13 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for the model, metrics and report.")],
     config: Config = None,
     data: Data = "shapes",
-    size: Size = "32x32",
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width of the images, pixels; default 224x224 for `features` and "
+            "`unclip`, else 32x32."
+        ),
+    ] = None,
     held_out: HeldOut = 0.1,
     wordings: Wordings = None,
     pictures: Pictures = None,
@@ -60,12 +66,21 @@ def train(
     augment: Annotated[
         int, typer.Option(help="Moved and tinted copies of each training image.")
     ] = 0,
+    image_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="`conv` (a small autoencoder is trained; the default), `features[:NAME]` (a "
+            "backbone of transformers, or the embedded EfficientNet-Lite0), `unclip:NAME`, or "
+            "the folder or hub name of a diffusers autoencoder."
+        ),
+    ] = None,
     autoencoder: Annotated[
         str | None,
-        typer.Option(help="Folder or hub name of a diffusers autoencoder; else one is trained."),
+        typer.Option(help="Folder or hub name of a diffusers autoencoder, as image encoder."),
     ] = None,
     autoencoder_steps: Annotated[
-        int | None, typer.Option(help="Steps of training the small autoencoder.")
+        int | None,
+        typer.Option(help="Steps of training the small autoencoder, or the decoder of `features`."),
     ] = None,
     sentence_encoder: Annotated[
         str, typer.Option(help="A sentence-transformers model; `minilm` is installed.")
@@ -121,7 +136,7 @@ def train(
     from invcap.captioning import run
     from invcap.captioning.train import TrainSettings
     from invcap.data.settings import DataSettings
-    from invcap.encoders.make import EncoderSettings
+    from invcap.encoders.make import CONV, EncoderSettings, default_size
     from invcap.training.devices import start_processes
 
     settings = TrainSettings(
@@ -143,16 +158,28 @@ def train(
             checkpoint_every=checkpoint_every,
         ),
     )
-    encoders = EncoderSettings(autoencoder or "conv", sentence_encoder, storage=storage)
-    training = replace(encoders.training, seed=seed, **given(steps=autoencoder_steps))
+    if image_encoder is not None and autoencoder is not None:
+        raise ValueError(
+            f"autoencoder must not be given beside image_encoder, got {autoencoder!r} and "
+            f"{image_encoder!r}"
+        )
+    encoders = EncoderSettings(
+        image_encoder or autoencoder or CONV, sentence_encoder, storage=storage
+    )
+    trained = given(seed=seed, steps=autoencoder_steps)
+    height_and_width = parse_size(size) if size else default_size(encoders.image_encoder)
     options = source_options(
         wordings, pictures, picture_column, caption_column, group_column, streaming
     )
     processes = start_processes(device, precision, report_to, output)
     metrics = run.train(
         output,
-        DataSettings(data, options, parse_size(size), held_out, augment, seed),
-        replace(encoders, training=training),
+        DataSettings(data, options, height_and_width, held_out, augment, seed),
+        replace(
+            encoders,
+            training=replace(encoders.training, **trained),
+            features=replace(encoders.features, **trained),
+        ),
         settings,
         cache,
         processes,

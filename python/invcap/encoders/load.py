@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from invcap.encoders.features import FeatureImages
 from invcap.encoders.images import AutoencoderImages
 from invcap.encoders.interface import ENCODER_FILE, ImageEncoder
+from invcap.encoders.unclip import UnclipImages
 from invcap.files import read_json
 
-KINDS = {"autoencoder": AutoencoderImages.load}
+KINDS: dict[str, Callable[[Path], ImageEncoder]] = {
+    "autoencoder": AutoencoderImages.load,
+    "features": FeatureImages.load,
+    "unclip": UnclipImages.load,
+}
 
 
 def load_image_encoder(folder: Path) -> ImageEncoder:
