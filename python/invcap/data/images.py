@@ -32,6 +32,14 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, picture).convert("RGB")
 
 
+def pad_to_square(picture: Image.Image) -> Image.Image:
+    """An RGB picture in the middle of a white square."""
+    side = max(picture.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
 def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Decodes a file or a stream of bytes; of an animation, the first frame.
 
