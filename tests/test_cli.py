@@ -184,7 +184,7 @@ def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, m
     [
         *("train", "train-autoencoder", "train-starts", "evaluate"),
         *("caption", "generate", "score", "invert"),
-        "data emoji",
+        *("data emoji", "data openclipart"),
     ],
 )
 def test_every_commands_help_shows_an_example(command):

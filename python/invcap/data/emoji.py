@@ -19,9 +19,7 @@ logger = logging.getLogger(__name__)
 PHRASE = re.compile(r"[a-z]{3}", re.IGNORECASE)
 
 
-def write_emoji(
-    output: Path, font: Path = NOTO, annotations: Path | None = None
-) -> FolderSummary:
+def write_emoji(output: Path, font: Path = NOTO, annotations: Path | None = None) -> FolderSummary:
     """Draws every emoji that `font` has into a folder that `load_examples` reads.
 
     The folder gets a PNG for each emoji, at the font's own resolution, and `metadata.jsonl` with

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,15 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from invcap.data.example import Skipped, log_skipped
-from invcap.data.images import pad_to_square, to_rgb
+from invcap.data.images import pad_to_square, to_rgb, trim
 from invcap.data.near_duplicates import colours, connected, difference_hash, near_duplicates
 from invcap.data.new_folder import Captioned, FolderSummary, new_folder, write_metadata
 from invcap.data.openclipart_titles import Facts, name_drawings
 
 logger = logging.getLogger(__name__)
 OPENCLIPART = Path("/usr/share/openclipart")
-SIDE = 256
-OVERSAMPLING = 8
+DRAWN, MARGIN = 240, 8  # pixels: 256 in all
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 
 
@@ -37,11 +36,11 @@ class OpenclipartSummary(FolderSummary):
 def write_openclipart(output: Path, source: Path = OPENCLIPART) -> OpenclipartSummary:
     """Writes the drawings in `source`, scaled down, into a folder that `load_examples` reads.
 
-    The folder gets, in the folders of the collection, a square PNG on white of each drawing in
-    `source/png` (of at most 256 pixels a side), and `metadata.jsonl`: captions out of the metadata
-    of its SVG in `source/svg` (see `openclipart_titles`) and a group that it shares with its series
-    and with its near-duplicates. It appears complete or not at all. What cannot be decoded, and
-    what shows nothing on white, is logged.
+    The folder gets, in the folders of the collection, a square PNG of each drawing in `source/png`
+    (on white, without its margins, at most 256 pixels a side), and `metadata.jsonl`: captions out
+    of the metadata of its SVG in `source/svg` (see `name_drawings`) and a group that it shares with
+    its series and with its near-duplicates. It appears complete or not at all. What cannot be
+    decoded, and what shows nothing on white, is left out and logged.
 
     Raises:
         ValueError: `output` exists and is not an empty folder, or the drawings are missing.
@@ -61,7 +60,7 @@ def write_openclipart(output: Path, source: Path = OPENCLIPART) -> OpenclipartSu
                 skipped.append(Skipped(name.as_posix(), "shows nothing on white"))
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            picture.save(folder / name)
+            pad_to_square(picture, MARGIN).save(folder / name)
             facts.append(read_facts(source / "svg", name))
             hashes.append(difference_hash(picture))
             thumbnails.append(colours(picture))
@@ -87,7 +86,7 @@ def write_openclipart(output: Path, source: Path = OPENCLIPART) -> OpenclipartSu
 
 
 def read_drawing(path: Path) -> Image.Image | None:
-    """A drawing, RGB, square on white, at most 256 pixels a side; None if all of it is white.
+    """What a drawing shows on white, RGB, at most `DRAWN` pixels a side; None if that is nothing.
 
     Raises:
         OSError, PIL.Image.DecompressionBombError: it cannot be decoded.
@@ -95,23 +94,24 @@ def read_drawing(path: Path) -> Image.Image | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         opened = Image.open(path, formats=["PNG"])
-    with opened as picture:
-        step = max(opened.size) // (OVERSAMPLING * SIDE)
+    with opened:
+        picture: Image.Image = opened
+        step = max(picture.size) // (16 * DRAWN)
         if step > 1:
-            picture = picture.resize(
-                (opened.width // step, opened.height // step), Image.Resampling.NEAREST
-            )
+            size = (picture.width // step, picture.height // step)
+            picture = picture.resize(size, Image.Resampling.NEAREST)
         if picture.mode not in ("L", "RGB", "RGBA"):
             picture = picture.convert("RGBA")
-        picture.thumbnail((SIDE, SIDE))
-        picture = pad_to_square(to_rgb(picture))
-    darkest = min(low for low, _ in picture.getextrema())
-    return picture if darkest < 250 else None
+        picture.thumbnail((DRAWN * 3 // 2, DRAWN * 3 // 2))
+        shown = trim(to_rgb(picture))
+    if shown is not None:
+        shown.thumbnail((DRAWN, DRAWN))
+    return shown
 
 
 def read_facts(folder: Path, name: Path) -> Facts:
     """Title, keywords and author in the SVG of a drawing; without one, its path alone."""
-    path = name.with_suffix("")
+    path = PurePosixPath(name.with_suffix(""))
     svg = folder / f"{path}.svg"
     try:
         work = next(_works(svg), None)

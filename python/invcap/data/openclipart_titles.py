@@ -26,21 +26,21 @@ STAR = re.compile(r"star_(\d+)pt(\d+)step")
 SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
 RANKS = {"a": "ace", "j": "jack", "q": "queen", "k": "king", "b": "black", "r": "red"}
 
-SMALL = frozenset("and da de del di du la of the".split())
+SMALL = ("and", "da", "de", "del", "di", "du", "la", "of", "the")
 WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-COLOURS = frozenset(
-    "black white grey gray red orange yellow green lime cyan blue navy violet purple pink brown "
-    "gold silver light dark bw colour color coloured colored outline shaded".split()
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=up|wn|ft|ht)(?=arrow)")
+TINT = re.compile(
+    "black|white|gr[ae]y|red|orange|yellow|green|lime|cyan|blue|navy|violet|purple|pink|brown|gold"
+    "|silver|light|dark|bw|colou?r(ed)?|outline|shaded"
 )
 # Words of file names that belong to icon themes, formats and authors.
-FILE_NOISE = frozenset(
-    "svg md ganson aj bb aiga gnome gtk fs stock hash clipart openclipart bwh fc rpswb".split()
+FILE_NOISE = re.compile(
+    "svg|md|ganson|aj|bb|aiga|gnome|gtk|fs|stock|hash|(open)?clipart|bwh|fc|rpswb"
 )
 # Keywords that say where a drawing was filed, and for what.
-KEYWORD_NOISE = frozenset(
-    "hash unsorted theme icon icons appicon menu magick clipart openclipart special webpage extern "
-    "work stock lemon_theme_icon mime-types mimetypes hotel musicstuff festive".split()
+KEYWORD_NOISE = re.compile(
+    "hash|unsorted|theme|icons?|appicon|menu|magick|(open)?clipart|special|webpage|extern|work"
+    "|stock|lemon_theme_icon|mime-?types|hotel|musicstuff|festive"
 )
 SPELLED = {
     "mapsym": "map symbol",
@@ -149,7 +149,7 @@ def file_words(name: str, creator: str) -> list[str]:
             base = base[: -length - 1]
             break
     words = [word.casefold() for word in WORD.findall(CAMEL.sub(" ", base).replace("_", " "))]
-    return [word for word in words if len(word) > 1 and word not in FILE_NOISE]
+    return [word for word in words if len(word) > 1 and not FILE_NOISE.fullmatch(word)]
 
 
 def folder_words(path: PurePosixPath, besides: Sequence[str]) -> str:
@@ -170,12 +170,12 @@ def folder_words(path: PurePosixPath, besides: Sequence[str]) -> str:
 def clean_keywords(facts: Facts, called: str) -> list[str]:
     """Up to six keywords that say something which the title does not."""
     kept: dict[str, None] = {}
-    noise = {*KEYWORD_NOISE, facts.creator.casefold()}
     for keyword in facts.keywords:
         keyword = keyword.strip().casefold()
+        noise = KEYWORD_NOISE.fullmatch(keyword) or keyword == facts.creator.casefold()
         word = _spelled(keyword)
         plain = word == _printable(word) and WORD.search(word) and not re.search(r"[@(\d]", word)
-        if keyword not in noise and plain and word != called.casefold():
+        if not noise and plain and word != called.casefold():
             kept[word] = None
     return list(kept)[:KEYWORDS]
 
@@ -183,7 +183,7 @@ def clean_keywords(facts: Facts, called: str) -> list[str]:
 def stem_of(title: str) -> str:
     """What drawings of one series share: a title without colours, numbers and parentheses."""
     words = WORD.findall(re.sub(r"\(.*?\)", " ", title.casefold()))
-    kept = [word for word in words if len(word) > 1 and word not in COLOURS]
+    kept = [word for word in words if len(word) > 1 and not TINT.fullmatch(word)]
     return " ".join(kept or words)
 
 
