@@ -9,7 +9,6 @@ from invcap.data.emoji import write_emoji
 from invcap.data.emoji_groups import group_of
 from invcap.data.noto import read_noto
 
-
 ANNOTATIONS = """<?xml version="1.0" encoding="UTF-8" ?>
 <!DOCTYPE ldml SYSTEM "../../common/dtd/ldml.dtd">
 <ldml><annotations>
@@ -99,7 +98,7 @@ def test_a_log_line_names_the_package_of_annotations_that_are_not_there(
 
 
 def test_annotations_that_were_asked_for_and_are_missing_are_an_error(font: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="annotations: no file .*unicode-cldr-core"):
+    with pytest.raises(ValueError, match=r"annotations: no file .*unicode-cldr-core"):
         write_emoji(tmp_path / "emoji", font, tmp_path / "absent")
     assert list(tmp_path.iterdir()) == []
 

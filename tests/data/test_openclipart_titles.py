@@ -13,10 +13,8 @@ def named(path: str, title: str = "", keywords: str = "", creator: str = "") -> 
 @pytest.mark.parametrize(
     ("path", "title", "called"),
     [
-        ("computer/icons/flat-theme/action/fontsizeup",)
-        + ("Part of the Flat Icon Collection (Wed Aug 25 2004)", "fontsizeup, action icon"),
-        ("computer/icons/lemon-theme/apps/web-browser",)
-        + ("Lemon SVG theme", "web browser, application icon"),
+        ("flat-theme/redo", "Part of the Flat Icon Collection (Wed Aug 25 2004)", "redo"),
+        ("icons/lemon-theme/apps/web-browser", "Lemon SVG theme", "web browser, application icon"),
         ("computer/icons/lemon-theme/actions/2uparrow", "Lemon SVG theme", "up arrow, action icon"),
         ("signs_and_symbols/map_symbols/aiga_bus_", "AIGA_Symbol_Signs", "bus, map symbols"),
         ("transportation/vehicles/4wd", "Etiquette Icons", "wd, vehicles"),
@@ -37,8 +35,13 @@ def test_a_title_that_says_nothing_is_replaced_by_file_and_folder(
 
 
 def test_a_title_that_says_something_stays():
-    naming = named("animals/mammals/dogs/dog_01", "Bored dog", "mammal dog")
-    assert naming.captions == ["Bored dog", "Bored dog: mammal, dog"] and not naming.replaced
+    naming = named("animals/mammals/dogs/dog_01", "Bored dog", "mammal dog animal")
+    assert naming.captions == ["Bored dog", "Bored dog: mammal, animal"] and not naming.replaced
+
+
+def test_a_drawing_without_keywords_has_its_folder_as_one():
+    assert named("office/pen_01", "Pen", "unsorted").captions == ["Pen", "Pen: office"]
+    assert named("unsorted/pen_01", "Pen").captions == ["Pen"]
 
 
 @pytest.mark.parametrize(
@@ -73,12 +76,14 @@ def test_the_author_is_not_part_of_a_file_s_name():
 
 
 def test_countries_among_the_flags_are_called_flags():
-    assert named("signs_and_symbols/flags/asia/turkey", "Turkey").captions == ["flag of Turkey"]
-    assert named("signs_and_symbols/flags/europe/isle_of_man", "isle_of_man").captions == [
-        "flag of Isle of Man"
-    ]
-    maps = named("signs_and_symbols/flags/europe/map", "Map of Europe")
-    assert maps.captions == ["Map of Europe"]
+    def called(path: str, title: str, keywords: str = "flag") -> str:
+        return named(f"signs_and_symbols/flags/{path}", title, keywords).captions[0]
+
+    assert called("asia/turkey", "Turkey") == "flag of Turkey"
+    assert called("africa/mali", "", "") == "flag of Mali"
+    assert called("europe/isle_of_man", "isle_of_man") == "flag of Isle of Man"
+    assert called("europe/map", "Map of Europe") == "Map of Europe"
+    assert called("capitol", "Capitol Building", "building") == "Capitol Building"
 
 
 def test_keywords_that_say_nothing_are_left_out_and_joined_words_spelled():

@@ -102,10 +102,10 @@ def read_drawing(path: Path) -> Image.Image | None:
             picture = picture.resize(size, Image.Resampling.NEAREST)
         if picture.mode not in ("L", "RGB", "RGBA"):
             picture = picture.convert("RGBA")
-        picture.thumbnail((DRAWN * 3 // 2, DRAWN * 3 // 2))
+        picture.thumbnail((DRAWN * 3 // 2, DRAWN * 3 // 2), Image.Resampling.HAMMING)
         shown = trim(to_rgb(picture))
     if shown is not None:
-        shown.thumbnail((DRAWN, DRAWN))
+        shown.thumbnail((DRAWN, DRAWN), Image.Resampling.HAMMING)
     return shown
 
 

@@ -86,7 +86,7 @@ class Naming:
     """What a drawing is called.
 
     Attributes:
-        captions: its title; its title and up to six keywords.
+        captions: its title; its title and up to six keywords, or its folder.
         stem: drawings of one series have the same.
         replaced: the title in the metadata said nothing.
     """
@@ -107,27 +107,27 @@ def name_drawings(drawings: Sequence[Facts]) -> list[Naming]:
 
 
 def _name(facts: Facts, shared: bool) -> Naming:
-    special = _special(facts.path.name)
-    title, from_file = clean_title(facts.title), file_words(facts.path.name, facts.creator)
-    folder = folder_words(facts.path, from_file)
-    empty = SAYS_NOTHING.fullmatch(facts.title.strip()) is not None or not title
-    if shared and not empty and any(len(word) > 2 for word in from_file):
-        empty = not {*map(str.casefold, WORD.findall(title))} & {*from_file}
-    if special:
+    if special := _special(facts.path.name):
         called, stem = special
-    elif not empty:
-        called = _flag_of(title, facts.path)
-        stem = stem_of(title)
-    else:
-        name = " ".join(from_file)
-        called = _flag_of(name, facts.path)
-        if called == name:
-            called = ", ".join(filter(None, [name, folder]))
-        stem = stem_of(name or folder)
-    empty = empty or special is not None
-    keywords = clean_keywords(facts, called)
-    captions = [called, f"{called}: {', '.join(keywords)}"] if keywords else [called]
-    return Naming(captions, stem, empty)
+        return Naming(_captions(called, facts), stem, replaced=True)
+    title, from_file = clean_title(facts.title), file_words(facts.path.name, facts.creator)
+    says_nothing = not title or SAYS_NOTHING.fullmatch(facts.title.strip())
+    if shared and any(len(word) > 2 for word in from_file):
+        says_nothing = says_nothing or not {*_words(title)} & {*from_file}
+    if not says_nothing:
+        called = _flag_of(title, facts)
+        folder = folder_words(facts.path, _words(called))
+        return Naming(_captions(called, facts, folder), stem_of(title), replaced=False)
+    name, folder = " ".join(from_file), folder_words(facts.path, from_file)
+    called = _flag_of(name, facts)
+    if called == name:
+        called = ", ".join(filter(None, [name, folder])) or facts.path.name
+    return Naming(_captions(called, facts), stem_of(name or called), replaced=True)
+
+
+def _captions(called: str, facts: Facts, otherwise: str = "") -> list[str]:
+    further = ", ".join(clean_keywords(facts, called)) or otherwise
+    return [called, f"{called}: {further}"] if further else [called]
 
 
 def clean_title(title: str) -> str:
@@ -142,13 +142,13 @@ def clean_title(title: str) -> str:
 def file_words(name: str, creator: str) -> list[str]:
     """The words in the name of a file, lower case, without its author, number and theme."""
     name = re.sub(r"\.(svg|py)", "", name)
-    author = "_".join(WORD.findall(creator.casefold()))
+    author = "_".join(_words(creator))
     base = re.sub(r"[_\d]*(_r)?$", "", name)
     for length in range(len(author), 2, -1):
         if base.casefold().endswith("_" + author[:length]):
             base = base[: -length - 1]
             break
-    words = [word.casefold() for word in WORD.findall(CAMEL.sub(" ", base).replace("_", " "))]
+    words = _words(CAMEL.sub(" ", base).replace("_", " "))
     return [word for word in words if len(word) > 1 and not FILE_NOISE.fullmatch(word)]
 
 
@@ -168,21 +168,22 @@ def folder_words(path: PurePosixPath, besides: Sequence[str]) -> str:
 
 
 def clean_keywords(facts: Facts, called: str) -> list[str]:
-    """Up to six keywords that say something which the title does not."""
+    """Up to six keywords that say something which a drawing's name does not."""
+    said = {form for word in _words(called) for form in (word, word.removesuffix("s"))}
     kept: dict[str, None] = {}
     for keyword in facts.keywords:
         keyword = keyword.strip().casefold()
         noise = KEYWORD_NOISE.fullmatch(keyword) or keyword == facts.creator.casefold()
-        word = _spelled(keyword)
-        plain = word == _printable(word) and WORD.search(word) and not re.search(r"[@(\d]", word)
-        if not noise and plain and word != called.casefold():
-            kept[word] = None
+        phrase = _spelled(keyword)
+        plain = phrase == _printable(phrase) and not re.search(r"[@(\d]", phrase)
+        if plain and not noise and not {*_words(phrase)} <= said:
+            kept[phrase] = None
     return list(kept)[:KEYWORDS]
 
 
 def stem_of(title: str) -> str:
     """What drawings of one series share: a title without colours, numbers and parentheses."""
-    words = WORD.findall(re.sub(r"\(.*?\)", " ", title.casefold()))
+    words = _words(re.sub(r"\(.*?\)", " ", title))
     kept = [word for word in words if len(word) > 1 and not TINT.fullmatch(word)]
     return " ".join(kept or words)
 
@@ -200,14 +201,21 @@ def _special(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _flag_of(name: str, path: PurePosixPath) -> str:
+def _flag_of(name: str, facts: Facts) -> str:
     """A country's name as that of its flag, among the flags."""
     shown = ("flag", "map", "globe", "symbol", "coat", "arms")
-    if not name or "flags" not in path.parts or any(word in name.casefold() for word in shown):
+    tagged = "flag" in facts.keywords or not any(facts.keywords)
+    if "flags" not in facts.path.parts or not tagged:
+        return name
+    if not name or any(word in name.casefold() for word in shown):
         return name
     if name.islower():
         name = " ".join(word if word in SMALL else word.capitalize() for word in name.split())
     return f"flag of {name}"
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.casefold())
 
 
 def _spelled(word: str) -> str:
