@@ -165,6 +165,15 @@ def test_train_py_is_the_train_command(train):
         (("train", "--autoencoder", "nowhere", "--output", "o"), "nowhere: neither a folder nor"),
         (("train", "--sentence-encoder", "./nowhere", "--output", "o"), "sentence_encoder: ./nowh"),
         (("train-autoencoder", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
+        (("train", "--drawings", "-1", "--output", "o"), "drawings must be at least 0, got -1"),
+        (
+            ("data", "openclipart", "--source", "nowhere", "--output", "o"),
+            "apt-get install openclipart-png openclipart-svg",
+        ),
+        (
+            ("data", "emoji", "--annotations", "nowhere", "--output", "o"),
+            "apt-get install unicode-cldr-core",
+        ),
     ],
 )
 def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, monkeypatch, capsys):
@@ -184,7 +193,7 @@ def test_a_users_error_is_one_line_and_a_failure(arguments, message, tmp_path, m
     [
         *("train", "train-autoencoder", "train-starts", "evaluate"),
         *("caption", "generate", "score", "invert"),
-        "data emoji",
+        *("data emoji", "data openclipart"),
     ],
 )
 def test_every_commands_help_shows_an_example(command):

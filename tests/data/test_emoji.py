@@ -4,9 +4,37 @@ from pathlib import Path
 import pytest
 
 from invcap.data import load_examples
+from invcap.data.annotations import read_annotations
 from invcap.data.emoji import write_emoji
 from invcap.data.emoji_groups import group_of
 from invcap.data.noto import read_noto
+
+ANNOTATIONS = """<?xml version="1.0" encoding="UTF-8" ?>
+<!DOCTYPE ldml SYSTEM "../../common/dtd/ldml.dtd">
+<ldml><annotations>
+<annotation cp="❤">emotion | heart | red heart</annotation>
+<annotation cp="❤" type="tts">red heart</annotation>
+<annotation cp="👍">+1 | hand | thumb | thumbs up | up</annotation>
+</annotations></ldml>
+"""
+DERIVED = """<ldml><annotations>
+<annotation cp="👍🏽">+1 | hand | medium skin tone</annotation>
+</annotations></ldml>
+"""
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    folder = tmp_path / "common"
+    for name, text in (("annotations", ANNOTATIONS), ("annotationsDerived", DERIVED)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "en.xml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_annotations_of_debian(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("invcap.data.emoji.CLDR", Path("/absent/cldr"))
 
 
 @pytest.fixture
@@ -36,6 +64,49 @@ def test_each_line_of_metadata_has_the_name_as_text(font: Path, tmp_path: Path):
     for record in map(json.loads, lines):
         assert record["text"] == record["captions"][0]
         assert (tmp_path / "emoji" / record["file_name"]).is_file()
+
+
+def test_keywords_are_a_further_caption_after_the_names(
+    font: Path, annotations: Path, tmp_path: Path
+):
+    write_emoji(tmp_path / "emoji", font, annotations)
+    captions = {
+        example.captions[0]: example.captions[1:]
+        for example in load_examples(str(tmp_path / "emoji")).examples
+    }
+    assert captions["red heart"] == ("heart", "red heart: emotion")
+    assert captions["thumbs up"][-1] == "thumbs up: hand, thumb"
+    tone = "thumbs up medium skin tone"
+    assert captions[tone] == (f"{tone}: hand, medium skin tone",)
+    assert captions["Germany"] == ("flag for Germany",)
+
+
+def test_annotations_are_read_where_debian_puts_them_if_they_are_there(
+    font: Path, annotations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("invcap.data.emoji.CLDR", annotations)
+    write_emoji(tmp_path / "emoji", font)
+    assert "red heart: emotion" in (tmp_path / "emoji/metadata.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_log_line_names_the_package_of_annotations_that_are_not_there(
+    font: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO"):
+        write_emoji(tmp_path / "emoji", font)
+    assert "apt-get install unicode-cldr-core" in caplog.text
+
+
+def test_annotations_that_were_asked_for_and_are_missing_are_an_error(font: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"annotations: no file .*unicode-cldr-core"):
+        write_emoji(tmp_path / "emoji", font, tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_annotations_of_another_format_are_an_error_that_names_the_file(annotations: Path):
+    (annotations / "annotations/en.xml").write_text("not XML")
+    with pytest.raises(ValueError, match=r"annotations: expected XML, got .*annotations/en\.xml"):
+        read_annotations(annotations)
 
 
 def test_flags_keycaps_and_joined_sequences_are_one_picture(font: Path):

@@ -14,6 +14,7 @@ from invcap.cli.options import (
     CaptionColumn,
     Data,
     Device,
+    Drawings,
     GroupColumn,
     HeldOut,
     Json,
@@ -36,6 +37,7 @@ def evaluate(
     data: Data = "shapes",
     held_out: HeldOut = 0.1,
     wordings: Wordings = None,
+    drawings: Drawings = None,
     pictures: Pictures = None,
     picture_column: PictureColumn = None,
     caption_column: CaptionColumn = None,
@@ -58,7 +60,7 @@ def evaluate(
     processes = start_processes(device)
     captioner = InvertibleCaptioner.from_pretrained(model).to(processes.device)
     options = source_options(
-        wordings, pictures, picture_column, caption_column, group_column, streaming
+        wordings, pictures, picture_column, caption_column, group_column, streaming, drawings
     )
     size = captioner.image_encoder.size
     settings = DataSettings(data, options, size, held_out, seed=seed)

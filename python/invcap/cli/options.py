@@ -28,6 +28,10 @@ Cache = Annotated[
     Path, typer.Option(envvar="INVCAP_CACHE", help="Folder for what is computed once.")
 ]
 Wordings = Annotated[int | None, typer.Option(help="Captions of each image of `shapes`, 1 to 5.")]
+Drawings = Annotated[
+    int | None,
+    typer.Option(help="Drawings of each scene of `shapes`, each a little off; 0: the clean one."),
+]
 Pictures = Annotated[
     Path | None, typer.Option(help="Folder of the images, where the captions are elsewhere.")
 ]
@@ -79,10 +83,12 @@ def source_options(
     caption_columns: list[str] | None = None,
     group_column: str | None = None,
     streaming: bool = False,
+    drawings: int | None = None,
 ) -> dict[str, Any]:
     """Options of a source of data, as `invcap.data.load_examples` takes them."""
     return given(
         wordings=wordings,
+        drawings=drawings,
         pictures=pictures and str(pictures),
         picture_column=picture_column,
         caption_columns=caption_columns,

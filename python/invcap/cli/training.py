@@ -16,6 +16,7 @@ from invcap.cli.options import (
     Data,
     Device,
     Diffusion,
+    Drawings,
     GroupColumn,
     HeldOut,
     Json,
@@ -58,6 +59,7 @@ def train(
     ] = None,
     held_out: HeldOut = 0.1,
     wordings: Wordings = None,
+    drawings: Drawings = None,
     pictures: Pictures = None,
     picture_column: PictureColumn = None,
     caption_column: CaptionColumn = None,
@@ -169,7 +171,7 @@ def train(
     trained = given(seed=seed, steps=autoencoder_steps)
     height_and_width = parse_size(size) if size else default_size(encoders.image_encoder)
     options = source_options(
-        wordings, pictures, picture_column, caption_column, group_column, streaming
+        wordings, pictures, picture_column, caption_column, group_column, streaming, drawings
     )
     processes = start_processes(device, precision, report_to, output)
     metrics = run.train(
@@ -199,6 +201,7 @@ def train_autoencoder(
     data: Data = "shapes",
     size: Size = "32x32",
     held_out: HeldOut = 0.1,
+    drawings: Drawings = None,
     pictures: Pictures = None,
     features: Annotated[int, typer.Option(help="Numbers of a latent.")] = 384,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
@@ -224,7 +227,7 @@ def train_autoencoder(
     from invcap.encoders.autoencoder import AutoencoderSettings
     from invcap.training.devices import start_processes
 
-    options = source_options(pictures=pictures)
+    options = source_options(pictures=pictures, drawings=drawings)
     processes = start_processes(device)
     result = run.train_small_autoencoder(
         output,

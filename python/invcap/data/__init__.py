@@ -29,7 +29,7 @@ def load_examples(spec: str, **options: Any) -> Examples:
 
     In this order:
 
-    1. `shapes`: generated images (`./shapes` is a folder). Option: `wordings`.
+    1. `shapes`: generated images (`./shapes` is a folder). Options: `wordings`, `drawings`.
     2. `hf:NAME_OR_PATH[:SPLIT]`: what Hugging Face `datasets` loads. Options: `picture_column`,
        `caption_columns`, `group_column`, `config`, `streaming`.
     3. tar shards as WebDataset has them: a file or a pattern that ends in `.tar`. They are read as

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 SUFFIXES = frozenset(
     (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
 # Only plain raster formats: Pillow hands EPS, for one, to an external interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+ALMOST_WHITE = 250
 
 
 def images_in(folder: Path) -> Iterator[Path]:
@@ -30,6 +31,22 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def pad_to_square(picture: Image.Image, margin: int = 0) -> Image.Image:
+    """An RGB picture in the middle of a white square, `margin` pixels wider on each side."""
+    side = max(picture.size) + 2 * margin
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+def trim(picture: Image.Image) -> Image.Image | None:
+    """What an RGB picture shows, without its white margins; None if it shows nothing."""
+    red, green, blue = picture.split()
+    darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
+    box = darkest.point(lambda value: 255 * (value < ALMOST_WHITE)).getbbox()
+    return picture.crop(box) if box else None
 
 
 def open_image(source: Path | IO[bytes]) -> Image.Image:

@@ -10,7 +10,7 @@ from fontTools.ttLib import TTFont, TTLibError
 from PIL import Image
 
 from invcap.data.emoji_groups import EMOJI_PRESENTATION
-from invcap.data.images import to_rgb
+from invcap.data.images import pad_to_square, to_rgb
 
 NOTO = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 LIGATURES = 4
@@ -58,8 +58,4 @@ def _ligatures(font: TTFont) -> dict[tuple[str, ...], str]:
 
 
 def _on_white(png: bytes) -> Image.Image:
-    picture = to_rgb(Image.open(io.BytesIO(png), formats=["PNG"]))
-    side = max(picture.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return square
+    return pad_to_square(to_rgb(Image.open(io.BytesIO(png), formats=["PNG"])))

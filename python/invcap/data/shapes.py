@@ -1,6 +1,7 @@
 """The embedded data: one coloured shape on a coloured background, drawn on the fly.
 
-Every combination of the factors below is one picture; a shape never has its background's colour.
+Every combination of the factors below is a scene; a shape never has its background's colour. Of a
+scene there is one clean rendering, and any number of drawings beside that (`jitter_of`).
 """
 
 from collections.abc import Iterator
@@ -8,10 +9,13 @@ from dataclasses import astuple, dataclass
 from itertools import product
 from math import cos, pi, sin
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from invcap.data.example import Examples, ExampleTable
+from invcap.data.jitter import SCALE, Jitter, add_noise, random_jitter, shifted
 from invcap.hashing import digest
 
 COLOURS = {
@@ -49,6 +53,7 @@ WORDINGS = (
 )
 SIDE = 32
 OVERSAMPLING = 4
+SOURCES = (Path(__file__), Path(__file__).with_name("jitter.py"))
 
 
 @dataclass(frozen=True)
@@ -73,35 +78,99 @@ def scenes() -> Iterator[Scene]:
             yield Scene(size, colour, shape, place, background)
 
 
-def load_shapes(wordings: int = 1) -> Examples:
-    """Returns one example per scene, captioned in the first `wordings` of `WORDINGS`.
+def load_shapes(wordings: int = 1, drawings: int = 0) -> Examples:
+    """Returns the examples of every scene, captioned in the first `wordings` of `WORDINGS`.
+
+    Args:
+        wordings: captions of each example.
+        drawings: examples of each scene, each drawn with a jitter of its own (see `jitter_of`), in
+            one group; 0 for one example, the clean rendering.
 
     Raises:
-        ValueError: there are not so many wordings.
+        ValueError: there are not so many wordings, or `drawings` is negative.
     """
     if not 1 <= wordings <= len(WORDINGS):
         raise ValueError(f"wordings must be from 1 to {len(WORDINGS)}, got {wordings}")
+    if drawings < 0:
+        raise ValueError(f"drawings must be at least 0, got {drawings}")
     every = list(scenes())
-    groups = ["-".join(astuple(scene)) for scene in every]
-    examples = ExampleTable(
-        [group.replace(" ", "_") for group in groups],
-        [[scene.caption(wording) for wording in range(wordings)] for scene in every],
-        groups,
-        lambda index: draw(every[index]),
+    copies = max(drawings, 1)
+    groups = ["-".join(astuple(scene)) for scene in every for _ in range(copies)]
+    names = [group.replace(" ", "_") for group in groups]
+    if drawings:
+        names = [f"{name}-{index % copies}" for index, name in enumerate(names)]
+
+    def draw_at(index: int) -> Image.Image:
+        scene, number = every[index // copies], index % copies
+        return draw(scene, jitter=jitter_of(scene, number) if drawings else None)
+
+    captions = [
+        [scene.caption(wording) for wording in range(wordings)]
+        for scene in every
+        for _ in range(copies)
+    ]
+    code = (file.read_text(encoding="utf-8") for file in SOURCES)
+    identity = digest(*code, str(wordings), str(drawings))
+    return Examples(ExampleTable(names, captions, groups, draw_at), identity=identity)
+
+
+def jitter_of(scene: Scene, number: int, seed: int = 0) -> Jitter:
+    """The jitter of a scene's drawing with a number, always the same for a seed.
+
+    The radius is within 10 % of its size's, and nearer to that than to any other size's, so that
+    the caption names what is nearest. (10 % below `large` would be nearer to `medium`.)
+    """
+    key = crc32("-".join(astuple(scene)).encode())
+    generator = np.random.default_rng((seed, key, number))
+    return random_jitter(generator, scale_range(scene.size))
+
+
+def scale_range(size: str) -> tuple[float, float]:
+    """Within which factors a radius stays within 10 % and nearest to that of `size`."""
+    radius = SIZES[size]
+    middles = [(radius + other) / 2 / radius for other in SIZES.values() if other != radius]
+    lowest = max([1 - SCALE, *(middle for middle in middles if middle < 1)])
+    return lowest, min([1 + SCALE, *(middle for middle in middles if middle > 1)])
+
+
+def draw(scene: Scene, side: int = SIDE, jitter: Jitter | None = None) -> Image.Image:
+    """Draws a scene, anti-aliased, as an RGB picture of side x side pixels.
+
+    Without `jitter` it is the clean rendering.
+    """
+    if jitter is None:
+        mask = _mask(scene, side * OVERSAMPLING)
+        return _paint(mask, COLOURS[scene.colour], COLOURS[scene.background]).reduce(OVERSAMPLING)
+    mask = _mask(scene, side * jitter.oversampling, jitter.offset, jitter.scale, jitter.tilt)
+    picture = _paint(
+        mask.resize((side, side), jitter.resampling),
+        shifted(COLOURS[scene.colour], jitter.colour),
+        shifted(COLOURS[scene.background], jitter.background),
     )
-    identity = digest(Path(__file__).read_text(encoding="utf-8"), str(wordings))
-    return Examples(examples, identity=identity)
+    return add_noise(picture, jitter.noise_seed)
 
 
-def draw(scene: Scene, side: int = SIDE) -> Image.Image:
-    """Draws a scene, anti-aliased, as an RGB picture of side x side pixels."""
-    canvas = side * OVERSAMPLING
-    picture = Image.new("RGB", (canvas, canvas), COLOURS[scene.background])
-    mask = Image.new("L", picture.size, 0)
-    x, y = (canvas * coordinate for coordinate in PLACES[scene.place])
-    _draw_mask(ImageDraw.Draw(mask), scene.shape, x, y, canvas * SIZES[scene.size])
-    picture.paste(COLOURS[scene.colour], mask=mask)
-    return picture.reduce(OVERSAMPLING)
+def _mask(
+    scene: Scene,
+    canvas: int,
+    offset: tuple[float, float] = (0.0, 0.0),
+    scale: float = 1.0,
+    tilt: float = 0.0,
+) -> Image.Image:
+    mask = Image.new("L", (canvas, canvas), 0)
+    x, y = (
+        canvas * (place + moved) for place, moved in zip(PLACES[scene.place], offset, strict=True)
+    )
+    _draw_mask(ImageDraw.Draw(mask), scene.shape, x, y, canvas * SIZES[scene.size] * scale)
+    return mask.rotate(tilt, Image.Resampling.BILINEAR, center=(x, y)) if tilt else mask
+
+
+def _paint(
+    mask: Image.Image, colour: tuple[int, int, int], background: tuple[int, int, int]
+) -> Image.Image:
+    picture = Image.new("RGB", mask.size, background)
+    picture.paste(colour, mask=mask)
+    return picture
 
 
 def _draw_mask(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: float) -> None:
