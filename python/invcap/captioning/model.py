@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from torch import Tensor
 
+from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
 from invcap.captioning.distances import squared_distances
 from invcap.captioning.objectives import with_residual
@@ -23,10 +26,12 @@ from invcap.encoders.images import AutoencoderImages, load_autoencoder
 from invcap.encoders.interface import ImageEncoder
 from invcap.encoders.load import load_image_encoder
 from invcap.encoders.sentences import SentenceEncoder
-from invcap.files import read_json, read_tensors, write_json, write_tensors
+from invcap.figures import write_image
+from invcap.files import read_json, read_tensors, write_json, write_tensors, write_text
 from invcap_ext import InvertibleNetwork
 
 FORMAT = 1
+SAMPLES = "samples.png"
 IMAGE_ENCODER = "image_encoder"
 ROUNDS = 2
 CANDIDATES_AT_ONCE = 65_536
@@ -47,8 +52,10 @@ class Caption:
     score: float
 
 
-class InvertibleCaptioner:
+class InvertibleCaptioner(ModelHubMixin):
     """Captions images, and runs the same weights backwards to draw images from sentences.
+
+    It is saved, loaded and pushed to the hub as `huggingface_hub.ModelHubMixin` says.
 
     Args:
         network: f, from standardized latents of n numbers to the caption's k coordinates, then a
@@ -59,6 +66,10 @@ class InvertibleCaptioner:
         candidates: sentences that `caption` chooses from.
         candidate_embeddings: (len(candidates), d), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
+
+    Attributes:
+        about: what the model's card says, by the names in `ABOUT`.
+        samples: drawn images, for the card.
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
     """
@@ -82,6 +93,8 @@ class InvertibleCaptioner:
         self.sigma = sigma
         self.candidates = list(candidates)
         self.candidate_embeddings = candidate_embeddings
+        self.about: dict[str, Any] = {}
+        self.samples: Image.Image | None = None
 
     @property
     def device(self) -> torch.device:
@@ -197,13 +210,9 @@ class InvertibleCaptioner:
         pixels = self.image_encoder.decode(self.latent_scaler.inverse(x))
         return [Image.fromarray(image) for image in pixels]
 
-    def save_pretrained(self, folder: str | Path, **facts: Any) -> None:
-        """Writes the model into a folder: safetensors and JSON, config.json last.
-
-        Args:
-            facts: what else config.json shall say, such as the training settings.
-        """
-        folder = Path(folder)
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Writes safetensors and JSON, and the picture of the card."""
+        folder = save_directory
         self.image_encoder.save(folder / IMAGE_ENCODER)
         write_json(folder / "captions.json", self.candidates)
         embeddings = self.candidate_embeddings.half()
@@ -215,6 +224,11 @@ class InvertibleCaptioner:
         ):
             tensors |= {f"{side}.{name}": value for name, value in scaler.tensors().items()}
         write_tensors(folder / "model.safetensors", tensors)
+        if self.samples is not None:
+            write_image(folder / SAMPLES, self.samples)
+        self._write_config(folder)
+
+    def _write_config(self, folder: Path) -> None:
         config = {
             "format": FORMAT,
             "features": self.network.features,
@@ -223,16 +237,43 @@ class InvertibleCaptioner:
             "sentence_encoder": self.sentence_encoder.name,
             "sigma": self.sigma,
         }
-        write_json(folder / "config.json", config | facts)
+        write_json(folder / "config.json", config | self.about)
+
+    def generate_model_card(self, *arguments: Any, **options: Any) -> ModelCard:
+        """The page of the model: its data, figures and drawn images, as far as they are known."""
+        return make_card(self.about, SAMPLES if self.samples is not None else None)
+
+    def write_card(self, folder: Path) -> None:
+        """Writes config.json and README.md again, into a folder that has the model."""
+        self._write_config(folder)
+        write_text(folder / "README.md", str(self.generate_model_card()))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> InvertibleCaptioner:
+    def from_pretrained(cls, name: str | Path, **options: Any) -> InvertibleCaptioner:
         """Reads what `save_pretrained` wrote.
 
+        Args:
+            name: folder, or name on the hub.
+            options: of `huggingface_hub.ModelHubMixin.from_pretrained`.
+
         Raises:
-            ValueError: a file is missing, broken or of another format; the message names it.
+            ValueError: there is no such model, or a file is missing, broken or of another format;
+                the message names it.
         """
-        folder = Path(folder)
+        try:
+            return super().from_pretrained(name, **options)
+        except (OSError, HFValidationError) as error:
+            raise ValueError(
+                f"{name}: neither a folder nor a model that loads from the hub: {error}"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> InvertibleCaptioner:
+        kept = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        folder = Path(model_id)
+        if not folder.is_dir():
+            download = {name: options[name] for name in kept}
+            folder = Path(snapshot_download(model_id, **download))
         config = read_json(folder / "config.json")
         if config.get("format") != FORMAT:
             raise ValueError(
@@ -243,7 +284,7 @@ class InvertibleCaptioner:
             config["features"], config["depth"], negative_slope=config["negative_slope"]
         )
         network.load_state_dict(_part(tensors, "network"))
-        return cls(
+        loaded = cls(
             network,
             _load_image_encoder(folder, config),
             SentenceEncoder(config["sentence_encoder"]),
@@ -253,6 +294,10 @@ class InvertibleCaptioner:
             read_tensors(folder / "captions.safetensors")[0]["embeddings"],
             config["sigma"],
         )
+        loaded.about = {name: config[name] for name in ABOUT if name in config}
+        if (folder / SAMPLES).exists():
+            loaded.samples = open_image(folder / SAMPLES)
+        return loaded
 
     def _nearest_candidates(self, embeddings: Tensor, top_k: int) -> list[list[Caption]]:
         """Looks through the candidates, a part of them at a time."""

@@ -22,6 +22,7 @@ from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import CHECKPOINT, TrainSettings, train_network
 from invcap.data.encode import EncodedImages, decode_png
 from invcap.data.example import Examples
+from invcap.data.images import open_image
 from invcap.data.settings import DataSettings, load_data
 from invcap.data.shards import Rows, blocks
 from invcap.data.split import split_by_group
@@ -36,6 +37,7 @@ from invcap.hashing import digest
 RECORD = "run.yaml"
 WRITTEN = (
     RECORD,
+    "README.md",
     CHECKPOINT,
     "autoencoder",
     "captions.json",
@@ -119,7 +121,8 @@ def train(
             torch.cat([block.half() for block in blocks(training.embeddings)]),
             sigma=module.log_sigma.exp().item() if settings.objective == "likelihood" else 0.0,
         ).to(accelerator.device)
-        model.save_pretrained(output, data=asdict(data), training=asdict(settings))
+        model.about = {"data": asdict(data), "training": asdict(settings)}
+        model.save_pretrained(output)
         metrics = evaluate(model, held_out)
         metrics["seconds"] = {
             "prepare": prepared - started,
@@ -128,6 +131,8 @@ def train(
         }
         shown = {**asdict(data), **asdict(settings)}
         write_report(output, model, held_out, metrics, trained.history, shown, settings.seed)
+        model.about["metrics"], model.samples = metrics, open_image(output / "samples.png")
+        model.write_card(output)
         write_json(output / "metrics.json", metrics)
     accelerator.wait_for_everyone()
     return metrics
