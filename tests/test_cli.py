@@ -163,6 +163,11 @@ def test_train_py_is_the_train_command(train):
         (("train", "--report-to", "paper", "--output", "o"), "report_to must be one of"),
         (("train", "--storage", "int8", "--output", "o"), "storage must be one of"),
         (("train", "--autoencoder", "nowhere", "--output", "o"), "nowhere: neither a folder nor"),
+        (("train", "--image-encoder", "unclip:", "--output", "o"), "needs a folder or hub name"),
+        (
+            ("train", "--image-encoder", "conv", "--autoencoder", "a", "--output", "o"),
+            "autoencoder must not be given beside image_encoder, got 'a' and 'conv'",
+        ),
         (("train", "--sentence-encoder", "./nowhere", "--output", "o"), "sentence_encoder: ./nowh"),
         (("train-autoencoder", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
         (("train", "--drawings", "-1", "--output", "o"), "drawings must be at least 0, got -1"),

@@ -154,20 +154,3 @@ def test_components_are_those_of_the_singular_values_and_as_many_as_there_are():
     expected = (rows - rows.mean(0)).double() @ axes[:3].T / values[:3] * 50**0.5
     torch.testing.assert_close(projected.abs().double(), expected.abs(), rtol=1e-3, atol=1e-3)
     assert principal_components(rows, 100).directions.shape == (8, 5)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"components": 0}, "features components must be at least 1, got 0"),
-        ({"learned": -1}, "learned must be at least 0, got -1"),
-        ({"side": 48}, "side must be a power of two, at least 16, got 48"),
-        ({"side": 8}, "side must be a power of two, at least 16, got 8"),
-        ({"steps": 0}, "features steps must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be finite and above 0, got 0.0"),
-        ({"noise": -0.1}, "noise must be finite and at least 0, got -0.1"),
-    ],
-)
-def test_bad_settings_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        FeatureSettings(**settings)
