@@ -1,4 +1,5 @@
 # make demo: train on generated pictures, report in runs/demo.   make check: a minute and a half.
+# make demo-real: the same on Debian's clip art, in runs/demo-real.
 # make test: everything.   make bench: the layer's speed on this CPU, in docs/layer_speed.
 PYTHON ?= python3
 JOBS ?= 2
@@ -7,9 +8,14 @@ BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcar
 # A worker that is done takes tests from the end of the other's list: modules stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo bench lint quick check test
+.PHONY: demo demo-real bench lint quick check test
 demo: .venv/installed
 	$(BIN)/invcap train --data shapes --output runs/demo --cache runs/cache --overwrite
+
+demo-real: .venv/installed
+	test -e runs/openclipart || $(BIN)/invcap data openclipart --output runs/openclipart
+	$(BIN)/invcap train --data runs/openclipart --image-encoder features --output runs/demo-real \
+		--cache runs/cache --overwrite
 
 bench: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/layer_speed.py

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from accelerate import Accelerator
 from random_pipeline import make_pipeline
 
 from invcap.diffusion.families import frozen
@@ -18,6 +19,11 @@ def pipeline() -> PromptInversionPipeline:
     pipeline = PromptInversionPipeline(frozen(make_pipeline()))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
 
 
 @pytest.fixture(scope="session")

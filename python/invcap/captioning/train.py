@@ -103,6 +103,23 @@ class TrainSettings:
         }
 
 
+REAL = TrainSettings(
+    depth=3,
+    negative_slope=0.5,
+    learning_rate=0.02,
+    weight_decay=0.1,
+    steps=600,
+    generation_weight=1.0,
+    contrastive=1.0,
+    noise=0.3,
+)
+
+
+def default_settings(data: str) -> TrainSettings:
+    """What works best for some data, by its name: `shapes`, or real images."""
+    return TrainSettings() if data == "shapes" else REAL
+
+
 class TrainingModule(nn.Module):
     """The network with the one number beside it that training may learn."""
 

@@ -136,12 +136,13 @@ def train(
     processes and GPUs.
     """
     from invcap.captioning import run
-    from invcap.captioning.train import TrainSettings
+    from invcap.captioning.train import default_settings
     from invcap.data.settings import DataSettings
     from invcap.encoders.make import CONV, EncoderSettings, default_size
     from invcap.training.devices import start_processes
 
-    settings = TrainSettings(
+    settings = replace(
+        default_settings(data),
         gradient_accumulation=gradient_accumulation,
         seed=seed,
         **given(
