@@ -111,9 +111,9 @@ def _name(facts: Facts, shared: bool) -> Naming:
         called, stem = special
         return Naming(_captions(called, facts), stem, replaced=True)
     title, from_file = clean_title(facts.title), file_words(facts.path.name, facts.creator)
-    says_nothing = not title or SAYS_NOTHING.fullmatch(facts.title.strip())
+    says_nothing = not title or SAYS_NOTHING.fullmatch(facts.title.strip()) is not None
     if shared and any(len(word) > 2 for word in from_file):
-        says_nothing = says_nothing or not {*_words(title)} & {*from_file}
+        says_nothing = says_nothing or {*_words(title)}.isdisjoint(from_file)
     if not says_nothing:
         called = _flag_of(title, facts)
         folder = folder_words(facts.path, _words(called))

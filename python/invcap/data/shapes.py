@@ -104,11 +104,8 @@ def load_shapes(wordings: int = 1, drawings: int = 0) -> Examples:
         scene, number = every[index // copies], index % copies
         return draw(scene, jitter=jitter_of(scene, number) if drawings else None)
 
-    captions = [
-        [scene.caption(wording) for wording in range(wordings)]
-        for scene in every
-        for _ in range(copies)
-    ]
+    said = [[scene.caption(wording) for wording in range(wordings)] for scene in every]
+    captions = [sentences for sentences in said for _ in range(copies)]
     code = (file.read_text(encoding="utf-8") for file in SOURCES)
     identity = digest(*code, str(wordings), str(drawings))
     return Examples(ExampleTable(names, captions, groups, draw_at), identity=identity)
