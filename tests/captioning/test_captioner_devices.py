@@ -9,10 +9,10 @@ from batches import EVERY_TERM, empty_batch
 from fake_gpu import fake_gpu, move_without_data
 from torch import Tensor
 
-from invcap.captioning.distances import squared_distances
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import OBJECTIVES
 from invcap.captioning.scaler import Scaler
+from invcap.captioning.similarity import similarities
 from invcap.captioning.train import TrainingModule
 from invcap.encoders.autoencoder import ConvAutoencoder
 from invcap.encoders.images import AutoencoderImages
@@ -60,7 +60,7 @@ def test_images_become_embeddings_and_sentences_become_images_on_the_gpu():
     drawn = captioner.latent_scaler.inverse(captioner.network.inverse(e))
     decoded = captioner.image_encoder.autoencoder.decode(drawn.view(2, 6, 8, 8)).sample
     targets = captioner.embedding_scaler(captioner.candidate_embeddings.to(found))
-    nearest = squared_distances(found, targets).topk(2, largest=False)
+    nearest = similarities(found, targets).topk(2)
     for tensor in (found, decoded, nearest.values):
         assert tensor.device.type == "cuda"
 

@@ -48,8 +48,10 @@ def test_any_caption_of_an_image_counts_as_a_hit(captioner, pairs):
 
 
 def test_ranks_are_those_of_the_nearest_own_target():
-    queries, targets = torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [-2.0], [9.0]])
-    query, target = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 3])
+    angles = torch.tensor([0.1, 0.4, -0.2, 3.0])
+    targets = torch.stack([angles.cos(), angles.sin()], 1)
+    queries = torch.tensor([[2.0, 0.0], [-0.3, -0.3]])
+    query, target = torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2])
     assert ranks(queries, targets, query, target).tolist() == [2, 2]
 
 

@@ -38,10 +38,11 @@ def test_a_folder_of_the_first_layout_loads_too(captioner, images, tmp_path):
 def test_a_caption_is_the_nearest_candidate_and_scores_are_sorted(captioner, pairs, images):
     (best,) = captioner.caption(images[0], top_k=len(pairs.captions))
     found = captioner.network(captioner.latent_scaler(pairs.latents[:1]))
-    distances = (found - captioner.embedding_scaler(pairs.embeddings)).square().mean(1)
-    assert best[0].text == pairs.captions[distances.argmin()]
+    targets = captioner.embedding_scaler(pairs.embeddings)
+    cosines = torch.cosine_similarity(found, targets)
+    assert best[0].text == pairs.captions[cosines.argmax()]
     assert [c.score for c in best] == sorted((c.score for c in best), reverse=True)
-    np.testing.assert_allclose(best[0].score, -distances.min(), rtol=1e-3)
+    np.testing.assert_allclose(best[0].score, cosines.max(), rtol=1e-3)
 
 
 def test_paths_and_images_of_any_size_and_mode_are_captioned(captioner, tmp_path):

@@ -49,7 +49,9 @@ def test_the_contrastive_term_is_the_cross_entropy_of_the_own_pair_in_both_direc
     for queries, answers in ((found, targets), (targets, found)):
         for i in range(7):
             rivals = [j for j in range(7) if j == i or not (pairs[i] == pairs[j]).any()]
-            logits = [-(queries[i] - answers[j]).square().mean() / TEMPERATURE for j in rivals]
+            logits = [
+                torch.cosine_similarity(queries[i], answers[j], 0) / TEMPERATURE for j in rivals
+            ]
             expected += torch.stack(logits).logsumexp(0) - logits[rivals.index(i)]
     torch.testing.assert_close(contrastive_loss(found, targets, pairs), expected / 14)
 

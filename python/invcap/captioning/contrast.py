@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from invcap.captioning.distances import squared_distances
+from invcap.captioning.similarity import similarities
 from invcap.training.devices import from_all_processes, process_index
 
 TEMPERATURE = 0.07
@@ -15,8 +15,8 @@ TEMPERATURE = 0.07
 def contrastive_loss(found: Tensor, targets: Tensor, pairs: Tensor) -> Tensor:
     """Mean cross-entropy of the own target among the batch's, and of the own `found`.
 
-    The logits are -d / TEMPERATURE, d the mean squared distance of two rows, the distance that
-    captions are found by. Other rows of the same image or the same caption do not count.
+    The logits are cosines / TEMPERATURE, the similarity that captions are found by. Other rows of
+    the same image or the same caption do not count.
 
     Args:
         found, targets: (B, n).
@@ -31,7 +31,7 @@ def contrastive_loss(found: Tensor, targets: Tensor, pairs: Tensor) -> Tensor:
     same[torch.arange(len(own), device=own.device), own] = False
 
     def cross_entropy(queries: Tensor, answers: Tensor) -> Tensor:
-        logits = squared_distances(queries, answers) / -TEMPERATURE
+        logits = similarities(queries, answers) / TEMPERATURE
         return F.cross_entropy(logits.masked_fill(same, -torch.inf), own)
 
     return (cross_entropy(found, every_target) + cross_entropy(targets, every_found)) / 2

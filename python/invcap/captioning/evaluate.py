@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from invcap.captioning.distances import squared_distances
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import with_residual
 from invcap.captioning.pairs import Pairs, in_memory
+from invcap.captioning.similarity import similarities
 
 DISTANCES_AT_ONCE = 2**24
 REDRAWN = 1000
@@ -28,7 +28,7 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
         f^-1(caption, residual 0) and the image's latent, each caption retrieving among all images;
         and `redrawn_r_at_10`: of images drawn from the first caption of at most `REDRAWN` images
         and encoded again. "round_trip": max |f^-1(f(x)) - x|. Latents and embeddings have unit
-        variance, so that 1 is what always answering the mean gets. The distance is squared.
+        variance, so that 1 is what always answering the mean gets. Nearest is by the cosine.
     """
     device = model.device
     x = model.latent_scaler(in_memory(held_out.latents).to(device))
@@ -56,12 +56,12 @@ def ranks(queries: Tensor, targets: Tensor, query: Tensor, target: Tensor) -> Te
     found = []
     numbers = torch.arange(len(queries), device=queries.device)
     for some in numbers.split(max(1, DISTANCES_AT_ONCE // len(targets))):
-        distances = squared_distances(queries[some], targets)
+        found_at = similarities(queries[some], targets)
         mine = (query >= some[0]) & (query <= some[-1])
-        own = torch.full((len(some),), torch.inf, device=queries.device)
+        own = torch.full((len(some),), -torch.inf, device=queries.device)
         row = query[mine] - some[0]
-        own = own.scatter_reduce(0, row, distances[row, target[mine]], "amin")
-        found.append((distances < own[:, None]).sum(1) + 1)
+        own = own.scatter_reduce(0, row, found_at[row, target[mine]], "amax")
+        found.append((found_at > own[:, None]).sum(1) + 1)
     return torch.cat(found)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
-from invcap.captioning.distances import squared_distances
 from invcap.captioning.objectives import with_residual
 from invcap.captioning.scaler import Scaler
+from invcap.captioning.similarity import similarities
 from invcap.data import fit_image
 from invcap.data.images import open_image, to_rgb
 from invcap.encoders.images import AutoencoderImages, load_autoencoder
@@ -44,8 +44,8 @@ class Caption:
 
     Attributes:
         text: the sentence.
-        score: minus the mean squared distance between its embedding and the image's, both
-            standardized: 0 is exact, about -2 is what two unrelated sentences have.
+        score: the cosine between its embedding and the image's, both standardized: 1 is exact,
+            about 0 is what unrelated sentences have.
     """
 
     text: str
@@ -153,8 +153,9 @@ class InvertibleCaptioner(ModelHubMixin):
                 texts = [caption.text for caption in best]
                 texts = list(dict.fromkeys([*texts, *compositions(texts[:kept], sources)]))
                 targets = self.embedding_scaler(self.sentence_encoder.encode(texts))
-                distances = squared_distances(embedding, targets)
-                (best,) = _captions(distances, texts, min(max(near, top_k), len(texts)))
+                (best,) = _captions(
+                    similarities(embedding, targets), texts, min(max(near, top_k), len(texts))
+                )
             found.append(best[:top_k])
         return found
 
@@ -304,7 +305,7 @@ class InvertibleCaptioner(ModelHubMixin):
         parts = []
         for part in self.candidate_embeddings.split(CANDIDATES_AT_ONCE):
             targets = self.embedding_scaler(part.to(embeddings))
-            parts.append(squared_distances(embeddings, targets))
+            parts.append(similarities(embeddings, targets))
         return _captions(torch.cat(parts, 1), self.candidates, top_k)
 
     def _pixels(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
@@ -326,12 +327,12 @@ def _open(image: ImageSource) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
 
 
-def _captions(distances: Tensor, texts: Sequence[str], top_k: int) -> list[list[Caption]]:
-    """The nearest of some texts, for distances (P, len(texts))."""
-    found = distances.topk(top_k, largest=False)
+def _captions(cosines: Tensor, texts: Sequence[str], top_k: int) -> list[list[Caption]]:
+    """The nearest of some texts, for cosines (P, len(texts))."""
+    found = cosines.topk(top_k)
     return [
-        [Caption(texts[i], -d) for d, i in zip(ds, indices, strict=True)]
-        for ds, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        [Caption(texts[i], score) for score, i in zip(scores, indices, strict=True)]
+        for scores, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
     ]
 
 

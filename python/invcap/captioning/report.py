@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from invcap.captioning.distances import squared_distances
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import with_residual
 from invcap.captioning.pairs import Pairs, in_memory
+from invcap.captioning.similarity import similarities
 from invcap.data.encode import decode_png
 from invcap.figures import write_figure
 from invcap.files import write_text
@@ -90,7 +90,7 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
     x = model.latent_scaler(held_out.latents[torch.tensor(chosen)].to(model.device))
     targets = model.embedding_scaler(in_memory(held_out.embeddings).to(model.device))
     y = model.network(x)
-    nearest = squared_distances(y[:, : targets.shape[1]], targets).argmin(1).tolist()
+    nearest = similarities(y[:, : targets.shape[1]], targets).argmax(1).tolist()
     expected = with_residual(targets[[captions[0] for captions in own]], x.shape[1])
     drawn = decoded(model.network.inverse(expected))
     round_trips = decoded(model.network.inverse(y))

@@ -1,0 +1,17 @@
+"""The similarity that captions and images are found by, and that the contrastive term trains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def similarities(queries: Tensor, targets: Tensor) -> Tensor:
+    """Cosines of rows, (Q, n) and (T, n) to (Q, T).
+
+    The network shrinks what it is unsure of towards the mean; a squared distance would then take
+    the target that is shortest.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return F.normalize(queries.float(), dim=1) @ F.normalize(targets.float(), dim=1).T
