@@ -48,7 +48,7 @@ def test_learned_numbers_draw_what_the_features_lack_on_other_images(features, p
     images = to_unit_range(pixels[1::2])
     errors = []
     for learned in (0, 32):
-        settings = FeatureSettings(learned=learned, side=32, steps=100, noise=0.05)
+        settings = FeatureSettings(learned=learned, side=32, steps=100)
         model = fit(features[::2], pixels[::2], settings, tmp_path / str(learned))
         with torch.no_grad():
             drawn = model.decode(model.encode(features[1::2], images))
@@ -94,7 +94,8 @@ def test_the_loss_is_zero_for_the_image_itself_alone():
         def decode(self, latents: Tensor) -> Tensor:
             return latents + self.offset
 
-    batch = {"features": torch.zeros(2, 1), "pixels": pixels, "noise": torch.zeros(2, 1, 1, 1)}
+    one, zero = torch.ones(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
+    batch = {"features": torch.zeros(2, 1), "pixels": pixels, "noise": zero, "kept": one}
     assert drawing_loss(Copies(0.0), batch)["error"] == 0
     assert drawing_loss(Copies(0.1), batch)["error"] == pytest.approx(0.1, rel=1e-4)
 
@@ -109,6 +110,8 @@ def test_the_loss_is_zero_for_the_image_itself_alone():
         ({"steps": 0}, "features steps must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be finite and above 0, got 0.0"),
         ({"noise": -0.1}, "noise must be finite and at least 0, got -0.1"),
+        ({"dropped": 1.0}, "dropped must be from 0 to below 1, got 1.0"),
+        ({"component_noise": float("inf")}, "component_noise must be finite and at least 0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -104,7 +104,11 @@ class FeatureSettings:
         steps: optimizer steps.
         batch_size: images a step.
         learning_rate: peak, for Muon on the weights, of a linear warm-up and decay.
-        noise: standard deviation of what is added to latents, which have unit variance.
+        noise: standard deviation of what is added to the learned numbers in training.
+        component_noise: the same for the components: by them the decoder would otherwise know
+            each training image again, and draw others worse.
+        dropped: share of the images that are drawn from their components alone, the learned
+            numbers at zero, their mean: a sentence says little about those.
         seed: of weights, batches and noise.
     """
 
@@ -115,6 +119,8 @@ class FeatureSettings:
     batch_size: int = 32
     learning_rate: float = 0.02
     noise: float = 0.1
+    component_noise: float = 0.5
+    dropped: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -127,8 +133,11 @@ class FeatureSettings:
             raise ValueError(f"side must be a power of two, at least {2 * GRID}, got {self.side}")
         if not (isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
-        if not (isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        for name in ("noise", "component_noise"):
+            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
+        if not 0 <= self.dropped < 1:
+            raise ValueError(f"dropped must be from 0 to below 1, got {self.dropped}")
 
 
 def train_feature_autoencoder(
@@ -161,13 +170,22 @@ def train_feature_autoencoder(
     model.to(memory_format=torch.channels_last)
     model.mean.copy_(components.mean)
     model.directions.copy_(components.directions)
-    latent = components.directions.shape[1] + settings.learned
+    number = components.directions.shape[1]
+    deviations = torch.full((number + settings.learned,), settings.noise)
+    deviations[:number] = settings.component_noise
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         chosen = torch.randint(examples, (settings.batch_size,), generator=generator)
-        noise = torch.randn(settings.batch_size, latent, generator=generator)
+        noise = torch.randn(settings.batch_size, len(deviations), generator=generator)
+        kept = torch.ones_like(noise)
+        kept[torch.rand(len(kept), generator=generator) < settings.dropped, number:] = 0
         features, pixels = look_up(chosen[part])
-        return {"features": features, "pixels": pixels, "noise": settings.noise * noise[part]}
+        return {
+            "features": features,
+            "pixels": pixels,
+            "noise": deviations * noise[part],
+            "kept": kept[part],
+        }
 
     trainer = TrainerSettings(
         settings.steps, settings.batch_size, seed=settings.seed, name="decoder of features"
@@ -202,7 +220,8 @@ def drawing_loss(model: FeatureAutoencoder, batch: Batch) -> dict[str, Tensor]:
     Coarse scales weigh layout and colour; differences of neighbouring pixels weigh edges.
     """
     images = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1
-    drawn = model.decode(model.encode(batch["features"], images) + batch["noise"])
+    latents = model.encode(batch["features"], images) + batch["noise"]
+    drawn = model.decode(latents * batch["kept"])
     error = torch.zeros((), device=images.device)
     for _ in range(SCALES):
         error = error + F.l1_loss(drawn, images) / SCALES
