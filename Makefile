@@ -14,8 +14,8 @@ demo: .venv/installed
 
 demo-real: .venv/installed
 	test -e runs/openclipart || $(BIN)/invcap data openclipart --output runs/openclipart
-	$(BIN)/invcap train --data runs/openclipart --image-encoder features --output runs/demo-real \
-		--cache runs/cache --overwrite
+	$(BIN)/invcap train --data runs/openclipart --held-out 0.12 --image-encoder features \
+		--output runs/demo-real --cache runs/cache --overwrite
 
 bench: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/layer_speed.py

@@ -22,7 +22,7 @@ from invcap.captioning.objectives import pair_losses
 from invcap.captioning.train import TrainSettings
 from invcap.training.trainer import Batch, TrainerSettings, train
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+PENALTIES = (0.1, 0.3, 1.0)
 BLOCK = 50
 HIDDEN = 512
 

@@ -159,9 +159,11 @@ def compare(
     yield Row(name, "coupling layers (FrEIA)", found, time.perf_counter() - started, numbers)
 
 
-def prepare(data: str, encoder: str, work: Path, accelerator: Accelerator) -> tuple[Sides, Sides]:
+def prepare(
+    data: str, share: float, encoder: str, work: Path, accelerator: Accelerator
+) -> tuple[Sides, Sides]:
     """Latents and embeddings of both sides of the split."""
-    settings = DataSettings(data, size=default_size(encoder))
+    settings = DataSettings(data, size=default_size(encoder), held_out=share)
     source = load_data(settings)
     sentences = SentenceEncoder()
     made = make_image_encoder(
@@ -190,13 +192,14 @@ def main(
         "runs/cache"
     ),
     encoders: Annotated[list[str], typer.Option(help="Image encoders.")] = ["features", "conv"],  # noqa: B006
+    share: Annotated[float, typer.Option("--held-out", help="Share of the images.")] = 0.1,
     seeds: Annotated[int, typer.Option(min=1, help="Networks of ours that are trained.")] = 3,
 ) -> None:
     """Measures every method on the images of a folder and writes the table."""
     accelerator = start_processes("cpu")
     rows: list[Row] = []
     for encoder in encoders:
-        training, held_out = prepare(data, encoder, work, accelerator)
+        training, held_out = prepare(data, share, encoder, work, accelerator)
         for row in compare(encoder, training, held_out, seeds, accelerator):
             typer.echo(row.line())
             rows.append(row)

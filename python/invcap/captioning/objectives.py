@@ -34,14 +34,14 @@ def pair_losses(
     """The terms that have a weight, of pairs of x and e:
 
     - caption: mean (f(x)_1..k - e)^2, over rows and features, the paper's objective;
-    - generation: mean (f^-1(e, 0) - x)^2;
+    - generation: mean (f^-1(e + u, 0) - x)^2, u of the caption's noise, if there is any;
     - contrastive: `contrastive_loss` of each of these directions;
     - robust_inverse: mean (f^-1(f(x) + v) - x)^2, so that the inverse forgives small errors;
     - residual: `sliced_distance` of (e, f(x)_k+1..n) and (e, z), z of a unit normal.
 
     Args:
-        batch: "x", "e", and what the terms need: "pairs" (see `contrastive_loss`), "v" (rows, n),
-            "z" (rows, n - k), "directions" (n, D).
+        batch: "x", "e", and what the terms need: "u" (rows, k), "pairs" (see `contrastive_loss`),
+            "v" (rows, n), "z" (rows, n - k), "directions" (n, D).
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
     """
@@ -51,7 +51,7 @@ def pair_losses(
     directions = [(found, e)]
     losses = {"caption": F.mse_loss(found, e)}
     if weights["generation"]:
-        drawn = network.inverse(with_residual(e, x.shape[1]))
+        drawn = network.inverse(with_residual(e + batch.get("u", 0), x.shape[1]))
         directions.append((drawn, x))
         losses["generation"] = F.mse_loss(drawn, x)
     if weights["contrastive"]:

@@ -49,6 +49,7 @@ class TrainSettings:
         residual: weight of the residual's distance from a unit normal.
         max_norm: gradients are clipped to this norm.
         noise: deviation of what is added to latents ("likelihood" needs it).
+        caption_noise: deviation of what is added to captions before the inverse.
         checkpoint_every: steps between checkpoints.
         seed: of weights, batches and noise.
     """
@@ -69,6 +70,7 @@ class TrainSettings:
     residual: float = 1.0
     max_norm: float = 1.0
     noise: float = 0.0
+    caption_noise: float = 0.0
     checkpoint_every: int = 250
     seed: int = 0
 
@@ -80,7 +82,7 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         weights = ("generation_weight", "contrastive", "robust_inverse", "residual")
-        for name in ("weight_decay", "warmup", "noise", *weights):
+        for name in ("weight_decay", "warmup", "noise", "caption_noise", *weights):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
         for name in ("negative_slope", "learning_rate", "max_norm"):
@@ -111,7 +113,8 @@ REAL = TrainSettings(
     steps=600,
     generation_weight=1.0,
     contrastive=1.0,
-    noise=0.3,
+    noise=0.6,
+    caption_noise=0.5,
 )
 
 
@@ -187,6 +190,9 @@ def train_network(
         }
         if settings.noise:
             x = x + settings.noise * torch.randn(count, features, generator=generator)[part]
+        if settings.caption_noise:
+            noise = torch.randn(count, coordinates, generator=generator)
+            batch["u"] = settings.caption_noise * noise[part]
         if settings.robust_inverse:
             batch["v"] = ROBUST_NOISE * torch.randn(count, features, generator=generator)[part]
         if settings.residual and residual:

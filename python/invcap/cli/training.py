@@ -115,6 +115,9 @@ def train(
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
+    caption_noise: Annotated[
+        float | None, typer.Option(help="Deviation of the noise on captions before the inverse.")
+    ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     storage: Annotated[
         str, typer.Option(help="Numbers of latents and embeddings on disk: `float32`, `float16`.")
@@ -158,6 +161,7 @@ def train(
             contrastive=contrastive,
             robust_inverse=robust_inverse,
             noise=noise,
+            caption_noise=caption_noise,
             checkpoint_every=checkpoint_every,
         ),
     )

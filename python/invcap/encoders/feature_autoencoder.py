@@ -115,7 +115,7 @@ class FeatureSettings:
     components: int = 384
     learned: int = 64
     side: int = 64
-    steps: int = 2000
+    steps: int = 1200
     batch_size: int = 32
     learning_rate: float = 0.02
     noise: float = 0.1
