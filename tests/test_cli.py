@@ -136,6 +136,14 @@ def test_generate_writes_an_image_for_each_sentence(trained, tmp_path):
     assert [Image.open(row["picture"]).size for row in result] == [(32, 32)] * 2
 
 
+def test_samples_of_a_sentence_are_numbered(trained, tmp_path):
+    command = ("generate", trained, "a red star", "a blue ring", "--samples", 2)
+    result = json.loads(invcap(*command, "--output", tmp_path, "--json").stdout)
+    names = ["0000-0.png", "0000-1.png", "0001-0.png", "0001-1.png"]
+    assert [row["picture"] for row in result] == [str(tmp_path / name) for name in names]
+    assert [row["text"] for row in result] == ["a red star"] * 2 + ["a blue ring"] * 2
+
+
 def test_train_py_is_the_train_command(train):
     script = Path(__file__).parents[1] / "python" / "train.py"
     done = subprocess.run(
@@ -170,6 +178,9 @@ def test_train_py_is_the_train_command(train):
         ),
         (("train", "--sentence-encoder", "./nowhere", "--output", "o"), "sentence_encoder: ./nowh"),
         (("train-autoencoder", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
+        (("train", "--contrastive", "-1", "--output", "o"), "contrastive must be finite and at"),
+        (("train", "--robust-inverse", "nan", "--output", "o"), "robust_inverse must be finite"),
+        (("train", "--caption-noise", "inf", "--output", "o"), "caption_noise must be finite"),
         (("train", "--drawings", "-1", "--output", "o"), "drawings must be at least 0, got -1"),
         (
             ("data", "openclipart", "--source", "nowhere", "--output", "o"),
