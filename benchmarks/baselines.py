@@ -66,7 +66,9 @@ def procrustes(x: Tensor, y: Tensor) -> Map:
 
 def mlp(x: Tensor, y: Tensor) -> Map:
     """Two hidden layers, stopped early on a tenth of the rows."""
-    model = MLPRegressor((HIDDEN, HIDDEN), early_stopping=True, random_state=0, max_iter=60)
+    model = MLPRegressor(
+        hidden_layer_sizes=(HIDDEN, HIDDEN), early_stopping=True, random_state=0, max_iter=60
+    )
     model.fit(x.numpy(), y.numpy())
     numbers = sum(weight.size for weight in (*model.coefs_, *model.intercepts_))
     return Map(lambda rows: predict(model, rows), numbers)

@@ -64,8 +64,9 @@ def trained(train, tmp_path_factory) -> Path:
 def test_a_run_writes_its_model_metrics_report_and_logs(trained):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert set(metrics) == {"caption", "generation", "round_trip", "seconds"}
-    assert set(metrics["caption"]) == {"mse", "r_at_1", "r_at_10"}
-    assert set(metrics["generation"]) == {"latent_mse", "r_at_1", "r_at_10"}
+    ranks = {"r_at_1", "r_at_5", "r_at_10", "median_rank"}
+    assert set(metrics["caption"]) == {"mse", *ranks}
+    assert set(metrics["generation"]) == {"latent_mse", "redrawn_r_at_10", *ranks}
     assert set(metrics["seconds"]) == {"prepare", "train", "evaluate"}
     assert metrics["round_trip"]["max_abs_error"] < 1e-3
     report = (trained / "report.html").read_text()
@@ -155,7 +156,7 @@ def test_train_py_is_the_train_command(train):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("caption", "no-such-model", "x.png"), "no-such-model/config.json: no such file"),
+        (("caption", "no-such-model", "x.png"), "no-such-model: neither a folder nor a model"),
         (("train", "--data", "nowhere", "--output", "o"), "nowhere: no such folder or file"),
         (("train", "--size", "big", "--output", "o"), "size must be HEIGHTxWIDTH"),
         (("train", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),

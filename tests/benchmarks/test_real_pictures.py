@@ -9,7 +9,7 @@ from invcap.captioning.train import TrainSettings
 @pytest.fixture
 def rotated() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(600, 8, generator=generator)
+    x = torch.randn(1200, 8, generator=generator)
     rotation, _ = torch.linalg.qr(torch.randn(8, 8, generator=generator))
     return x, x @ rotation
 
@@ -19,8 +19,8 @@ def test_each_method_learns_a_rotation_and_its_inverse(script, rotated, method):
     fit = getattr(script("baselines"), method)
     x, e = rotated
     for one, other in ((x, e), (e, x)):
-        found = fit(one[:500], other[:500]).apply(one[500:])
-        assert (found - other[500:]).square().mean() < 0.3
+        found = fit(one[:1000], other[:1000]).apply(one[1000:])
+        assert (found - other[1000:]).square().mean() < 0.3
 
 
 @pytest.mark.slow
@@ -31,11 +31,11 @@ def test_the_table_has_a_row_for_each_method_with_three_seeds_of_ours(
     settings = TrainSettings(depth=2, batch_size=64, steps=200, contrastive=0.5)
     monkeypatch.setattr(real_pictures, "REAL", settings)
     x, e = rotated
-    every = torch.arange(300)
-    sides = [real_pictures.Sides(x[at], e[at], every, every) for at in (every, every + 300)]
+    every = torch.arange(600)
+    sides = [real_pictures.Sides(x[at], e[at], every, every) for at in (every, every + 600)]
     rows = list(real_pictures.compare("made up", *sides, 3, accelerator))
     assert [len(row.recall) for row in rows] == [3, 3, 1, 1, 1, 1, 1]
-    assert rows[1].recall.min() > 0.5 and " ± " in rows[1].line()
+    assert rows[1].recall.min() > 0.25 and " ± " in rows[1].line()
     assert all(row.line().count("|") == 11 for row in rows)
 
 

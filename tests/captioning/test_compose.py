@@ -47,4 +47,4 @@ def test_a_sentence_that_is_no_candidate_is_composed_of_those_that_are(captioner
     captioner.set_candidates(["a large red star", "a small blue star", "a small red ring"])
     (found,) = captioner.compose([None], near=3)
     assert found[0].text == sentence
-    assert found[0].score == pytest.approx(0.0, abs=1e-4)
+    assert found[0].score == pytest.approx(1.0, abs=1e-4)

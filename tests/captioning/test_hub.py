@@ -36,7 +36,7 @@ def test_what_is_pushed_is_loaded_by_its_name_and_says_the_same(captioner, image
     captioner.push_to_hub("someone/shapes")
     loaded = InvertibleCaptioner.from_pretrained("someone/shapes")
     (ours,), (theirs,) = captioner.caption(images[0]), loaded.caption(images[0])
-    assert ours.text == theirs.text
+    assert ours[0].text == theirs[0].text
 
 
 def test_the_card_shows_data_figures_and_images_and_is_pushed_with_the_model(

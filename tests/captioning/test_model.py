@@ -27,7 +27,8 @@ def test_it_saves_and_loads_with_the_same_answers_in_both_directions(
 
 
 def test_a_folder_of_the_first_layout_loads_too(captioner, images, tmp_path):
-    captioner.save_pretrained(tmp_path, picture_size=[32, 32])
+    captioner.about = {"picture_size": [32, 32]}
+    captioner.save_pretrained(tmp_path)
     (tmp_path / "image_encoder").rename(tmp_path / "autoencoder")
     (tmp_path / "autoencoder" / "encoder.json").unlink()
     loaded = InvertibleCaptioner.from_pretrained(tmp_path)

@@ -47,7 +47,7 @@ def pair_losses(
     """
     x, e = batch["x"], batch["e"]
     y = network(x)
-    found, residual = y.tensor_split([e.shape[1]], 1)
+    found, residual = y[:, : e.shape[1]], y[:, e.shape[1] :]
     directions = [(found, e)]
     losses = {"caption": F.mse_loss(found, e)}
     if weights["generation"]:

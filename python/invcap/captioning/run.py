@@ -123,15 +123,16 @@ def train(
         ).to(accelerator.device)
         model.about = {"data": asdict(data), "training": asdict(settings)}
         model.save_pretrained(output)
-        metrics = evaluate(model, held_out)
-        metrics["seconds"] = {
+        measured = evaluate(model, held_out)
+        seconds = {
             "prepare": prepared - started,
             "train": finished - prepared,
             "evaluate": time.perf_counter() - finished,
         }
+        metrics = measured | {"seconds": seconds}
         shown = {**asdict(data), **asdict(settings)}
         write_report(output, model, held_out, metrics, trained.history, shown, settings.seed)
-        model.about["metrics"], model.samples = metrics, open_image(output / "samples.png")
+        model.about["metrics"], model.samples = measured, open_image(output / "samples.png")
         model.write_card(output)
         write_json(output / "metrics.json", metrics)
     accelerator.wait_for_everyone()

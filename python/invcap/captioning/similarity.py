@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,5 +12,4 @@ def similarities(queries: Tensor, targets: Tensor) -> Tensor:
     The network shrinks what it is unsure of towards the mean; a squared distance would then take
     the target that is shortest.
     """
-    with torch.autocast(queries.device.type, enabled=False):
-        return F.normalize(queries.float(), dim=1) @ F.normalize(targets.float(), dim=1).T
+    return F.normalize(queries, dim=1) @ F.normalize(targets, dim=1).T
