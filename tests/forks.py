@@ -25,6 +25,13 @@ CONTEXT.set_forkserver_preload(
 LIMIT = 300  # seconds
 
 
+def start_server() -> None:
+    """Starts the process that others are forked from, unless it runs, so that runs can be timed."""
+    process = CONTEXT.Process(target=os.getpid)
+    process.start()
+    process.join()
+
+
 def run_forked(*arguments: object, log: Path, **options: Any) -> int | None:
     """Runs a command of `invcap` as `fork` does."""
     return fork(run_invcap, *arguments, log=log, **options)

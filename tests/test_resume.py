@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import fork_two, run_forked, run_invcap
+from forks import fork_two, run_forked, run_invcap, start_server
 from safetensors.torch import load_file
 
 from invcap.data.shapes import draw, scenes
@@ -56,6 +56,7 @@ def written(output: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(train, tmp_path):
+    start_server()
     started = time.monotonic()
     assert train(tmp_path / "whole", "--steps", 12) == 0
     seconds = time.monotonic() - started

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from forks import fork, fork_two, run_forked
+from forks import fork, fork_two, run_forked, start_server
 from kills import KilledError
 from PIL import Image
 
@@ -484,6 +484,7 @@ def test_processes_fail_together_and_one_resumes_what_two_began(folder, gallery,
 def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(folder, gallery, tmp_path):
     log, moments, output = tmp_path / "log", Random(0), tmp_path / "found"
     resumed = partial(bulk_elsewhere, folder, gallery, output, resume=True)
+    start_server()
     started = time.monotonic()
     assert fork(resumed, log=log) == 0, log.read_text()
     seconds = time.monotonic() - started
