@@ -68,7 +68,7 @@ def test_images_become_embeddings_and_sentences_become_images_on_the_gpu():
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_are_computed_on_the_gpu(objective):
-    # The storage of fake tensors that the robust inverse makes is gone too early in torch 2.13.
+    # torch 2.13 crashes when it asks for the storage of fake tensors that the robust inverse makes.
     settings = replace(EVERY_TERM, objective=objective, depth=2, robust_inverse=0.0)
     module = TrainingModule(FEATURES, settings)
     move_without_data(module, "cuda")
