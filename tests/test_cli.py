@@ -108,6 +108,7 @@ def test_the_configuration_that_a_run_writes_gives_the_same_run(train, trained, 
     assert "seed: 3" in (tmp_path / "other" / "run.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_evaluate_measures_what_training_measured(trained, folder):
     done = invcap("evaluate", trained, "--data", folder, "--held-out", "0.3", "--json")
     (metrics,) = json.loads(done.stdout)
@@ -116,6 +117,7 @@ def test_evaluate_measures_what_training_measured(trained, folder):
         assert metrics[side] == pytest.approx(expected[side], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_caption_prints_json_and_nothing_else(trained, folder):
     done = invcap("caption", trained, folder / "0.png", folder / "7.png", "--top-k", 2, "--json")
     result = json.loads(done.stdout)
@@ -124,12 +126,14 @@ def test_caption_prints_json_and_nothing_else(trained, folder):
     assert [len(row["captions"]) for row in result] == [2, 2]
 
 
+@pytest.mark.slow
 def test_caption_chooses_from_a_file_of_sentences(trained, folder, tmp_path):
     (tmp_path / "bank.txt").write_text("a whale\n\na fiddle\n")
     done = invcap("caption", trained, folder / "0.png", "--captions", tmp_path / "bank.txt")
     assert done.stdout.split("\t")[1] in ("a whale", "a fiddle")
 
 
+@pytest.mark.slow
 def test_generate_writes_an_image_for_each_sentence(trained, tmp_path):
     done = invcap("generate", trained, "a red star", "a blue ring", "--output", tmp_path, "--json")
     result = json.loads(done.stdout)
@@ -137,6 +141,7 @@ def test_generate_writes_an_image_for_each_sentence(trained, tmp_path):
     assert [Image.open(row["picture"]).size for row in result] == [(32, 32)] * 2
 
 
+@pytest.mark.slow
 def test_samples_of_a_sentence_are_numbered(trained, tmp_path):
     command = ("generate", trained, "a red star", "a blue ring", "--samples", 2)
     result = json.loads(invcap(*command, "--output", tmp_path, "--json").stdout)

@@ -19,6 +19,7 @@ def paper(script):
         yield paper
 
 
+@pytest.mark.slow
 def test_the_papers_loop_climbs_from_the_start_that_ours_has(paper, pipeline):
     bounds = paper.papers_bounds(pipeline, range(2), [0.03, 0.0], 20, 10)
     assert bounds.shape == (3, 2)
@@ -87,6 +88,7 @@ def test_every_part_gives_its_figures(paper, pipeline, tmp_path):
     assert written == {"figure_3.png", "figure_4.png", "pictures.png"}
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_below_its_start_has_collapsed(paper, pipeline, tmp_path, monkeypatch):
     def bounds(*arguments):
         """Of one run that rises, one that falls, and one that ends without a number."""

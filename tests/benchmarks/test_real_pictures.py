@@ -14,6 +14,7 @@ def rotated() -> tuple[torch.Tensor, torch.Tensor]:
     return x, x @ rotation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ridge", "kernel_ridge", "procrustes", "mlp"])
 def test_each_method_learns_a_rotation_and_its_inverse(script, rotated, method):
     fit = getattr(script("baselines"), method)

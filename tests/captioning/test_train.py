@@ -64,6 +64,7 @@ def test_a_run_resumed_from_a_checkpoint_gives_the_same_weights(
     assert whole.history == resumed.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_lowers_its_loss(run, tmp_path, objective):
     settings = replace(SETTINGS, objective=objective, steps=150, noise=0.05)
@@ -90,6 +91,7 @@ def test_a_contrastive_term_joins_the_errors_and_falls(run, tmp_path):
         assert sum(values[-10:]) < 0.5 * sum(values[:10]), name
 
 
+@pytest.mark.slow
 def test_the_robust_inverse_forgives_disturbed_outputs_without_captions(run, tmp_path):
     plain = replace(SETTINGS, objective="caption", steps=300, batch_size=40, negative_slope=0.2)
     x = torch.randn(200, FEATURES, generator=torch.Generator().manual_seed(1))
@@ -101,6 +103,7 @@ def test_the_robust_inverse_forgives_disturbed_outputs_without_captions(run, tmp
     assert errors[0] < 0.5 * errors[1]
 
 
+@pytest.mark.slow
 def test_the_residual_is_trained_to_be_a_unit_normal_that_does_not_know_the_caption(
     accelerator, tmp_path
 ):

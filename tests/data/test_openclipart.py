@@ -127,6 +127,7 @@ def test_a_drawing_without_metadata_is_called_by_its_file_and_folder(source: Pat
     assert captions["green_thing"] == ("green thing, food",)
 
 
+@pytest.mark.slow
 def test_a_huge_drawing_is_scaled_without_losing_what_it_shows(tmp_path: Path):
     picture = Image.new("RGBA", (9000, 9000))
     ImageDraw.Draw(picture).rectangle((2000, 2000, 8000, 5000), (200, 0, 0))

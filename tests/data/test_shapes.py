@@ -39,6 +39,7 @@ def test_a_scene_shows_its_colours_where_it_says():
     assert tuple(picture[8, 24]) == COLOURS["blue"]
 
 
+@pytest.mark.slow
 def test_held_out_combinations_are_never_trained_on_whatever_the_wording():
     examples = load_examples("shapes", wordings=3).examples
     train, held_out = split_by_group(examples, 0.1, seed=0)
@@ -87,6 +88,7 @@ def nearest(value: object, table: dict) -> str:
     return min(table, key=lambda name: np.linalg.norm(np.subtract(value, table[name])))
 
 
+@pytest.mark.slow
 def test_the_nearest_factor_of_every_drawing_is_the_one_that_its_caption_names():
     for scene in list(scenes())[::7]:
         jitter = jitter_of(scene, 0)
@@ -119,6 +121,7 @@ def test_a_drawing_is_the_clean_rendering_moved_and_tinted_a_little():
     assert np.abs(drawn - clean)[14:18, 14:18].max() <= COLOUR + 6 * NOISE
 
 
+@pytest.mark.slow
 def test_drawings_of_a_scene_are_one_group_under_one_caption():
     examples = load_examples("shapes", drawings=2).examples
     assert len(examples) == 2 * 23760
@@ -131,6 +134,7 @@ def test_drawings_of_a_scene_are_one_group_under_one_caption():
     assert clean.captions == one.captions
 
 
+@pytest.mark.slow
 def test_the_identity_of_the_data_tells_how_it_is_drawn():
     identities = {load_examples("shapes", drawings=k).identity for k in (0, 1)}
     assert len(identities) == 2

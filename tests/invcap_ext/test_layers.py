@@ -323,6 +323,7 @@ def fitted_network(depth: int, steps: int) -> tuple[InvertibleNetwork, Tensor]:
     return network.requires_grad_(False), torch.randn(512, 16, generator=generator)
 
 
+@pytest.mark.slow
 def test_eight_layers_after_real_training_invert_themselves_within_the_error_bound() -> None:
     network, x = fitted_network(depth=8, steps=400)
     y = network(x)

@@ -16,6 +16,7 @@ def problem(pipeline, count: int) -> tuple[torch.Tensor, Conditioning]:
     return latents, pipeline.model.encode_prompts(["a room", "a red square"] * (count // 2))
 
 
+@pytest.mark.slow
 def test_axes_are_principal_axes_of_gradients_of_length_one(pipeline):
     model = pipeline.model
     latents, begun = problem(pipeline, 40)  # more than go at once

@@ -123,6 +123,7 @@ def test_a_folder_gives_one_folder_for_each_picture_in_the_order_of_paths(
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_pictures_seed_is_that_of_its_place_in_the_whole_list(pipeline, gallery, tmp_path):
     rows = bulk(pipeline, gallery, tmp_path / "found")
     alone = bulk(
@@ -149,6 +150,7 @@ def test_files_and_folders_mix_in_the_order_given(pipeline, gallery, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_broken_file_in_a_folder_is_skipped_and_logged(
     pipeline, gallery, tmp_path, caplog, inversions
 ):
@@ -250,6 +252,7 @@ def test_captions_are_asked_for_once_a_picture(pipeline, gallery, tmp_path):
     assert captioner.seen == len(rows) == len(NAMES)
 
 
+@pytest.mark.slow
 def test_captions_of_unequal_length_need_batches_of_one_over_token_vectors(
     pipeline, gallery, tmp_path
 ):

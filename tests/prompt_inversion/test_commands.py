@@ -49,6 +49,7 @@ def test_score_prints_a_table(folder, files):
     ]
 
 
+@pytest.mark.slow
 def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
     output = tmp_path / "inverted"
     done = invcap("invert", *files, "--output", output, "--model", folder, "--steps", 3, "--json")
@@ -75,6 +76,7 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
     assert json.loads(done.stdout) == rows
 
 
+@pytest.mark.slow
 def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, files, tmp_path):
     begun = pipeline.model.encode_prompts(["a red square"]).tensors["prompt_embeds"][0]
     save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)

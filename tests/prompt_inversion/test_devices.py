@@ -59,6 +59,7 @@ def test_a_step_with_its_gradient_stays_on_the_device(model, over):
     assert len(state.training) == 1 and same_places(state, "meta")
 
 
+@pytest.mark.slow
 @each_parametrization
 def test_a_step_but_for_its_gradient_stays_on_a_gpu(model, over):
     with fake_gpu():

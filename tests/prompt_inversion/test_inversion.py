@@ -274,6 +274,7 @@ def test_an_inversion_may_end_at_a_measurement_or_before_it(pipeline, pictures, 
     assert found.steps == [0] and history.evaluated == ([0] if steps < 3 else [0, 2])
 
 
+@pytest.mark.slow
 def test_a_step_that_is_far_too_large_returns_to_the_best(pipeline, pictures):
     settings = replace(SETTINGS, steps=40, learning_rate=30.0, patience=2, max_rollbacks=20)
     found = invert(pipeline, pictures[0], settings)

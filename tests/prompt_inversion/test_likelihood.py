@@ -10,6 +10,7 @@ from invcap.prompt_inversion.objective import bound_terms
 PROMPTS = ["a red square", "a room"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_bound_is_the_papers_sum_written_out(pictures, prediction):
     model = frozen(make_pipeline(prediction_type=prediction))

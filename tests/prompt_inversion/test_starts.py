@@ -162,6 +162,7 @@ def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
     assert torch.equal(trained.basis, again.basis)
 
 
+@pytest.mark.slow
 def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipeline):
     model, shape = pipeline.model, (4, 8, 8)
     latents = 0.1 * torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))

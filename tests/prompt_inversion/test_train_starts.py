@@ -81,6 +81,7 @@ def differences(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
     return [name for name, value in one.items() if not torch.equal(value, other[name])]
 
 
+@pytest.mark.slow
 def test_inversions_begin_at_what_was_learned(model, data, accelerator, pictures, tmp_path):
     files = train_starts(
         model, data, AMORTISED, META, tmp_path / "starts", tmp_path / "work", accelerator
@@ -314,6 +315,7 @@ def test_two_processes_learn_what_one_does(folder, data, learned, tmp_path):
     assert (learned[axes].T @ found[axes]).diagonal().abs().min() > 0.99
 
 
+@pytest.mark.slow
 def test_the_command_learns_starts_and_lists_their_files(folder, data, tmp_path):
     code = run_forked(
         "train-starts",

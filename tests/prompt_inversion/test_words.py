@@ -85,6 +85,7 @@ def test_over_tokens_what_is_measured_is_what_the_words_give(pipeline, pictures)
     assert any(prompt != "a red square" for prompt in prompts)
 
 
+@pytest.mark.slow
 def test_words_come_with_their_bound_beside_that_of_the_embedding(pipeline, pictures):
     found = pipeline.invert(pictures, "caption", STILL, captioner=Captioner(), words=True)
     begun = pipeline.model.encode_prompts(PROMPTS[:1]).tensors["prompt_embeds"]
@@ -95,6 +96,7 @@ def test_words_come_with_their_bound_beside_that_of_the_embedding(pipeline, pict
     assert set(found.prompts) <= set(PROMPTS)
 
 
+@pytest.mark.slow
 def test_without_a_captioner_the_words_are_the_start_or_the_nearest_tokens(pipeline, pictures):
     plain = pipeline.invert(pictures, "a room", STILL, words=True)
     assert plain.prompts == ["a room"] * len(pictures)

@@ -159,6 +159,7 @@ def in_bfloat16(folder: Path) -> None:
     assert sum(error[-5:]) < 0.8 * sum(error[:5])
 
 
+@pytest.mark.slow
 def test_bfloat16_reaches_operators_and_leaves_weights_in_float32_and_losses_are_logged(tmp_path):
     code = fork(in_bfloat16, tmp_path, log=tmp_path / "log")
     assert code == 0, (tmp_path / "log").read_text()

@@ -129,6 +129,7 @@ each_step = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each_step
 def test_a_step_forward_and_backward_stays_on_its_device(make):
     step = make()

@@ -2,9 +2,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from another_hand import draw_by_hand
 
 from invcap.data.shapes import COLOURS, PLACES, SHAPES, Scene, draw, scenes
-from tests.another_hand import draw_by_hand
 
 SOME = list(scenes())[:: 23760 // 24][:24]
 

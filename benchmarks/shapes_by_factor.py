@@ -1,0 +1,60 @@
+"""A captioner of shapes, factor by factor: what it says and what it draws.
+
+    python benchmarks/shapes_by_factor.py runs/demo --output docs/shapes
+
+Scenes whose combination of factors is in no training set, each as a picture of three hands: a
+drawing with deviations of its own, as training has them; the clean rendering; and one of other
+code (`another_hand`). Captions are the nearest of all held-out sentences. Drawn pictures are judged
+by the nearest of all clean renderings.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from another_hand import draw_by_hand
+from held_out import drawn_right, held_out_scenes
+from PIL import Image
+
+from invcap.captioning import InvertibleCaptioner
+from invcap.data.shapes import SIDE, Scene, draw, jitter_of
+from invcap.files import write_json
+
+HANDS: dict[str, Callable[[Scene], Image.Image]] = {
+    "drawings": lambda scene: draw(scene, jitter=jitter_of(scene, 0)),
+    "clean renderings": draw,
+    "another hand": lambda scene: draw_by_hand(scene, SIDE, 0),
+}
+
+
+def main(
+    captioner: Annotated[Path, typer.Argument(help="Folder of a captioner of `shapes`.")],
+    output: Annotated[Path, typer.Option(help="Folder for factors.json.")],
+    count: Annotated[int, typer.Option(min=1, help="Scenes.")] = 2376,
+) -> None:
+    """Measures each factor of held-out scenes, in both directions."""
+    model = InvertibleCaptioner.from_pretrained(captioner)
+    asked = held_out_scenes(count, seed=0)
+    sentences = [scene.caption() for scene in asked]
+    model.set_candidates(sentences)
+    said = {sentence: scene for sentence, scene in zip(sentences, asked, strict=True)}
+    result = {"drawn": drawn_right(model.generate(sentences), asked)}
+    for hand, picture in HANDS.items():
+        found = model.caption([picture(scene) for scene in asked])
+        result[hand] = named_right([said[best[0].text] for best in found], asked)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "factors.json", result)
+
+
+def named_right(found: Sequence[Scene], asked: Sequence[Scene]) -> dict[str, float]:
+    """The share of scenes that are as asked: as a whole, and in each factor."""
+    pairs = [(asdict(one), asdict(other)) for one, other in zip(found, asked, strict=True)]
+    whole = sum(one == other for one, other in pairs) / len(pairs)
+    factors = {name: sum(one[name] == other[name] for one, other in pairs) for name in pairs[0][0]}
+    return {"r_at_1": whole} | {name: count / len(pairs) for name, count in factors.items()}
+
+
+if __name__ == "__main__":
+    typer.run(main)
