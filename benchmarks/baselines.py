@@ -97,6 +97,7 @@ class CouplingNetwork(nn.Module):
 
     def __init__(self, features: int, depth: int) -> None:
         super().__init__()
+        self.features = features
 
         def subnet(inputs: int, outputs: int) -> nn.Module:
             return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))

@@ -24,7 +24,7 @@ from baselines import CouplingNetwork, Map, coupling, kernel_ridge, mlp, procrus
 from torch import Tensor
 
 from invcap.captioning.evaluate import ranks
-from invcap.captioning.objectives import with_residual
+from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs, in_memory, make_pairs
 from invcap.captioning.run import coordinates
 from invcap.captioning.scaler import Scaler
@@ -114,8 +114,9 @@ def ours(
 @torch.no_grad()
 def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> list[float]:
     """What one network finds and, run backwards, draws."""
-    found = network(held_out.x)[:, : held_out.e.shape[1]]
-    drawn = network.inverse(with_residual(held_out.e, held_out.x.shape[1]))
+    x, e = held_out.x, held_out.e
+    found = network(widened(x, network.features))[:, : e.shape[1]]
+    drawn = network.inverse(widened(e, network.features))[:, : x.shape[1]]
     return recall(found, drawn, held_out)
 
 

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from invcap import InvertibleCaptioner
+from invcap.captioning.evaluate import evaluate
 from invcap.captioning.run import coordinates
 from invcap.captioning.scaler import Scaler
 from invcap.encoders.autoencoder import ConvAutoencoder
@@ -64,6 +65,24 @@ def test_an_image_is_what_the_inverse_of_its_sentence_decodes_to(captioner, pair
     expected = captioner.image_encoder.decode(captioner.latent_scaler.inverse(x))[0]
     difference = np.abs(np.asarray(drawn).astype(int) - expected)
     assert drawn.size == (32, 32) and difference.max() <= 1
+
+
+def test_a_wider_network_answers_in_both_directions_and_loads_again(
+    captioner, pairs, images, tmp_path
+):
+    torch.manual_seed(0)
+    captioner.network = InvertibleNetwork(400, 2)
+    x = captioner.latent_scaler(pairs.latents[:3])
+    found = captioner.network(torch.nn.functional.pad(x, (0, 16)))[:, :384]
+    torch.testing.assert_close(captioner.embed(images[:3]), found, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="temperature must be 0"):
+        captioner.generate("a red square", temperature=1.0)
+    metrics = evaluate(captioner, pairs)
+    assert metrics["round_trip"]["max_abs_error"] < 1e-4
+    captioner.save_pretrained(tmp_path)
+    loaded = InvertibleCaptioner.from_pretrained(tmp_path)
+    drawn = (model.generate(pairs.captions[0])[0].tobytes() for model in (captioner, loaded))
+    assert len(set(drawn)) == 1
 
 
 def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):

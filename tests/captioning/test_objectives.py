@@ -34,6 +34,20 @@ def test_a_caption_of_fewer_numbers_is_the_first_outputs_and_draws_with_residual
     torch.testing.assert_close(losses["generation"], (network.inverse(y) - x).square().mean())
 
 
+def test_a_wider_network_gets_zeros_beside_latents_and_captions_and_only_latents_count():
+    network, x, e = setup()
+    x, e = x[:, :4], e[:, :3]
+    losses = pair_losses(network, {"x": x, "e": e}, {**NONE, "generation": 1.0})
+    y = network(torch.nn.functional.pad(x, (0, 1)))
+    drawn = network.inverse(torch.nn.functional.pad(e, (0, 2)))
+    torch.testing.assert_close(losses["caption"], (y[:, :3] - e).square().mean())
+    torch.testing.assert_close(losses["generation"], (drawn[:, :4] - x).square().mean())
+    padding = torch.full((7, 1), 0.5, dtype=x.dtype)
+    losses = pair_losses(network, {"x": x, "e": e, "padding": padding}, NONE)
+    y = network(torch.cat([x, padding], 1))
+    torch.testing.assert_close(losses["caption"], (y[:, :3] - e).square().mean())
+
+
 def test_the_robust_inverse_is_the_error_from_disturbed_outputs():
     network, x, e = setup()
     v = 0.1 * torch.randn_like(x)

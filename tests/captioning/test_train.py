@@ -83,6 +83,15 @@ def test_a_step_forward_and_backward_leaves_nothing_on_the_cpu(accelerator, obje
     assert all(loss.device.type == "meta" for loss in losses.values())
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_network_with_padding_learns_too(run, tmp_path, objective):
+    settings = replace(SETTINGS, objective=objective, padding=8, noise=0.3, steps=100)
+    trained = run(tmp_path, settings)
+    assert trained.module.network.features == FEATURES + 8
+    for name, values in trained.history.items():
+        assert sum(values[-10:]) < sum(values[:10]), name
+
+
 def test_a_contrastive_term_joins_the_errors_and_falls(run, tmp_path):
     settings = replace(SETTINGS, contrastive=0.5, steps=100, batch_size=32)
     history = run(tmp_path, settings).history

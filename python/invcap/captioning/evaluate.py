@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from invcap.captioning.model import InvertibleCaptioner
-from invcap.captioning.objectives import with_residual
+from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs, in_memory
 from invcap.captioning.similarity import similarities
 
@@ -34,9 +34,11 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
     x = model.latent_scaler(in_memory(held_out.latents).to(device))
     e = model.embedding_scaler(in_memory(held_out.embeddings).to(device))
     image, caption = held_out.image.to(device), held_out.caption.to(device)
-    y = model.network(x)
+    features, width = x.shape[1], model.network.features
+    y = model.network(widened(x, width))
     found = y[:, : e.shape[1]]
-    drawn = model.network.inverse(with_residual(e, x.shape[1]))
+    drawn = model.network.inverse(widened(e, width))[:, :features]
+    round_trip = model.network.inverse(y)[:, :features] - x
     return {
         "caption": {
             "mse": F.mse_loss(found[image], e[caption]).item(),
@@ -47,7 +49,7 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
             **_recall(ranks(drawn, x, caption, image)),
             "redrawn_r_at_10": _redrawn(model, drawn, x, image, caption),
         },
-        "round_trip": {"max_abs_error": (model.network.inverse(y) - x).abs().max().item()},
+        "round_trip": {"max_abs_error": round_trip.abs().max().item()},
     }
 
 

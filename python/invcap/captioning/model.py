@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
-from invcap.captioning.objectives import with_residual
+from invcap.captioning.objectives import widened
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.similarity import similarities
 from invcap.data import fit_image
@@ -59,7 +59,8 @@ class InvertibleCaptioner(ModelHubMixin):
 
     Args:
         network: f, from standardized latents of n numbers to the caption's k coordinates, then a
-            residual of n - k: what the image has and its caption does not say.
+            residual of n - k: what the image has and its caption does not say. It may be wider:
+            then latents are padded with zeros, and so is what is inverted.
         image_encoder, sentence_encoder: the frozen encoders.
         latent_scaler: statistics of the training split's latents.
         embedding_scaler: from embeddings of d numbers to the k = min(n, d) coordinates.
@@ -163,7 +164,7 @@ class InvertibleCaptioner(ModelHubMixin):
     def embed(self, images: ImageSource | Sequence[ImageSource]) -> Tensor:
         """Maps images to coordinates of their captions, (P, k)."""
         x = self.latent_scaler(self.image_encoder.encode(self._pixels(images)))
-        return self.network(x)[:, : self.embedding_scaler.features]
+        return self.network(widened(x, self.network.features))[:, : self.embedding_scaler.features]
 
     @torch.no_grad()
     def generate(
@@ -193,7 +194,8 @@ class InvertibleCaptioner(ModelHubMixin):
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         e = self.embedding_scaler(self.sentence_encoder.encode(texts))
-        residual = self.network.features - e.shape[1]
+        features = self.latent_scaler.features
+        residual = features - e.shape[1]
         if temperature and not (self.sigma or residual):
             raise ValueError(
                 "temperature must be 0 for a model that has nothing to sample, neither a residual "
@@ -201,10 +203,10 @@ class InvertibleCaptioner(ModelHubMixin):
                 f"got {temperature}"
             )
         e = e.repeat_interleave(samples, 0)
-        noise = temperature * torch.randn(len(e), self.network.features, generator=generator)
+        noise = temperature * torch.randn(len(e), features, generator=generator)
         about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
-        y = with_residual(e + self.sigma * about, self.network.features, beside)
-        return self.draw(self.network.inverse(y))
+        y = widened(e + self.sigma * about, self.network.features, beside)
+        return self.draw(self.network.inverse(y)[:, :features])
 
     def draw(self, x: Tensor) -> list[Image.Image]:
         """Decodes standardized latents, (N, n), to images."""

@@ -1,7 +1,13 @@
 """What training minimizes, on standardized latents x, (rows, n), and captions e, (rows, k).
 
-The network's first k outputs are the caption's; the other n - k are a residual, what the image has
-and its caption does not say.
+The network's first k outputs are the caption's; the next n - k are a residual, what the image has
+and its caption does not say. A network wider than n has zeros beside both, which give it room: a
+latent is padded with zeros (and the noise of training), outputs beyond n are free in one direction
+and zero in the other. Without them f and its inverse on captions undo each other exactly, so that
+one cannot err towards the mean, as regression does, unless the other errs away from it.
+
+Source of padding: Ardizzone et al., "Analyzing inverse problems with invertible neural networks"
+(2019), section 3.3.
 """
 
 from __future__ import annotations
@@ -21,11 +27,11 @@ Objective = Literal["caption", "bidirectional", "likelihood"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
-def with_residual(e: Tensor, features: int, residual: Tensor | None = None) -> Tensor:
-    """Caption coordinates (N, k) and a residual, zero if none is given: (N, features)."""
-    if residual is None:
-        return F.pad(e, (0, features - e.shape[1]))
-    return torch.cat([e, residual], 1)
+def widened(rows: Tensor, width: int, beside: Tensor | None = None) -> Tensor:
+    """Rows (N, k), what is given beside them (N, m), and zeros up to (N, width)."""
+    if beside is not None:
+        rows = torch.cat([rows, beside], 1)
+    return F.pad(rows, (0, width - rows.shape[1]))
 
 
 def pair_losses(
@@ -41,24 +47,25 @@ def pair_losses(
 
     Args:
         batch: "x", "e", and what the terms need: "u" (rows, k), "pairs" (see `contrastive_loss`),
-            "v" (rows, n), "z" (rows, n - k), "directions" (n, D).
+            "v" (rows, width), "z" (rows, n - k), "directions" (n, D), "padding" (rows, width - n).
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
     """
     x, e = batch["x"], batch["e"]
-    y = network(x)
-    found, residual = y[:, : e.shape[1]], y[:, e.shape[1] :]
+    (features, coordinates), width = (x.shape[1], e.shape[1]), network.features
+    y = network(widened(x, width, batch.get("padding")))
+    found, residual = y[:, :coordinates], y[:, coordinates:features]
     directions = [(found, e)]
     losses = {"caption": F.mse_loss(found, e)}
     if weights["generation"]:
-        drawn = network.inverse(with_residual(e + batch.get("u", 0), x.shape[1]))
+        drawn = network.inverse(widened(e + batch.get("u", 0), width))[:, :features]
         directions.append((drawn, x))
         losses["generation"] = F.mse_loss(drawn, x)
     if weights["contrastive"]:
         terms = [contrastive_loss(*direction, batch["pairs"]) for direction in directions]
         losses["contrastive"] = torch.stack(terms).sum()
     if weights["robust_inverse"]:
-        losses["robust_inverse"] = F.mse_loss(network.inverse(y + batch["v"]), x)
+        losses["robust_inverse"] = F.mse_loss(network.inverse(y + batch["v"])[:, :features], x)
     if weights["residual"] and residual.shape[1]:
         one, other = (torch.cat([e, part], 1) for part in (residual, batch["z"]))
         losses["residual"] = sliced_distance(one, other, batch["directions"])

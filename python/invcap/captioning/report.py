@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from invcap.captioning.model import InvertibleCaptioner
-from invcap.captioning.objectives import with_residual
+from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs, in_memory
 from invcap.captioning.similarity import similarities
 from invcap.data.encode import decode_png
@@ -89,11 +89,13 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
     own = [held_out.caption[held_out.image == index].tolist() for index in chosen]
     x = model.latent_scaler(held_out.latents[torch.tensor(chosen)].to(model.device))
     targets = model.embedding_scaler(in_memory(held_out.embeddings).to(model.device))
-    y = model.network(x)
+    features, width = x.shape[1], model.network.features
+    y = model.network(widened(x, width))
     nearest = similarities(y[:, : targets.shape[1]], targets).argmax(1).tolist()
-    expected = with_residual(targets[[captions[0] for captions in own]], x.shape[1])
-    drawn = decoded(model.network.inverse(expected))
-    round_trips = decoded(model.network.inverse(y))
+    expected = widened(targets[[captions[0] for captions in own]], width)
+    drawn, round_trips = (
+        decoded(model.network.inverse(outputs)[:, :features]) for outputs in (expected, y)
+    )
     columns = zip(chosen, own, nearest, decoded(x), drawn, round_trips, strict=True)
     return [
         Shown(

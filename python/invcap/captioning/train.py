@@ -11,7 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from invcap.captioning.objectives import OBJECTIVES, Objective, likelihood_loss, pair_losses
+from invcap.captioning.objectives import (
+    OBJECTIVES,
+    Objective,
+    likelihood_loss,
+    pair_losses,
+    widened,
+)
 from invcap.captioning.pairs import Pairs
 from invcap.captioning.residual import draw_directions
 from invcap.captioning.scaler import Scaler
@@ -33,6 +39,7 @@ class TrainSettings:
     Attributes:
         objective: see `invcap.captioning.objectives`.
         depth: layers of the network.
+        padding: zeros beside each latent, by which the network is wider.
         negative_slope: of its activations; the inverse amplifies by up to 1 / slope a layer.
         optimizer: "muon" (on the triangular factors, AdamW on the rest) or "adamw".
         learning_rate: peak, of a linear warm-up and a linear decay to zero; None for the
@@ -56,6 +63,7 @@ class TrainSettings:
 
     objective: Objective = "bidirectional"
     depth: int = 5
+    padding: int = 0
     negative_slope: float = 0.7
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float | None = None
@@ -81,6 +89,8 @@ class TrainSettings:
         for name in ("depth", "batch_size", "gradient_accumulation", "steps", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.padding < 0:
+            raise ValueError(f"padding must be at least 0, got {self.padding}")
         weights = ("generation_weight", "contrastive", "robust_inverse", "residual")
         for name in ("weight_decay", "warmup", "noise", "caption_noise", *weights):
             if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
@@ -136,7 +146,8 @@ class TrainingModule(nn.Module):
     def losses(self, settings: TrainSettings, batch: Batch) -> dict[str, Tensor]:
         """The terms of an objective, to be weighted and summed."""
         if settings.objective == "likelihood":
-            return likelihood_loss(self.network, batch["x"], batch["e"], self.log_sigma)
+            x = widened(batch["x"], self.network.features, batch.get("padding"))
+            return likelihood_loss(self.network, x, batch["e"], self.log_sigma)
         return pair_losses(self.network, batch, settings.weights)
 
 
@@ -169,11 +180,11 @@ def train_network(
         ValueError: the checkpoint belongs to other settings or pairs, or a batch has unequal parts.
     """
     features, coordinates = latent_scaler.features, embedding_scaler.features
-    residual = features - coordinates
+    width, residual = features + settings.padding, features - coordinates
     check_parts(settings, residual > 0, accelerator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        module = TrainingModule(features, settings)
+        module = TrainingModule(features + settings.padding, settings)
     sampler = CaptionSampler(pairs.image, pairs.caption)
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
@@ -189,12 +200,14 @@ def train_network(
             "pairs": torch.stack([images, captions], 1)[part],
         }
         if settings.noise:
-            x = x + settings.noise * torch.randn(count, features, generator=generator)[part]
+            noise = settings.noise * torch.randn(count, width, generator=generator)[part]
+            x = x + noise[:, :features]
+            batch["padding"] = noise[:, features:]
         if settings.caption_noise:
             noise = torch.randn(count, coordinates, generator=generator)
             batch["u"] = settings.caption_noise * noise[part]
         if settings.robust_inverse:
-            batch["v"] = ROBUST_NOISE * torch.randn(count, features, generator=generator)[part]
+            batch["v"] = ROBUST_NOISE * torch.randn(count, width, generator=generator)[part]
         if settings.residual and residual:
             batch["z"] = torch.randn(count, residual, generator=generator)[part]
             batch["directions"] = draw_directions((coordinates, residual), DIRECTIONS, generator)

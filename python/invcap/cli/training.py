@@ -91,6 +91,9 @@ def train(
         str, typer.Option(help="`bidirectional`, `caption` (the paper's) or `likelihood`.")
     ] = "bidirectional",
     depth: Annotated[int | None, typer.Option(help="Layers of the network.")] = None,
+    padding: Annotated[
+        int | None, typer.Option(help="Zeros beside each latent: room for a wider network.")
+    ] = None,
     negative_slope: Annotated[float | None, typer.Option(help="Slope of the leaky ReLU.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="`muon` or `adamw`.")] = None,
     learning_rate: Annotated[
@@ -151,6 +154,7 @@ def train(
         **given(
             objective=objective,
             depth=depth,
+            padding=padding,
             negative_slope=negative_slope,
             optimizer=optimizer,
             learning_rate=learning_rate,
