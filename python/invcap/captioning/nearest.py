@@ -35,7 +35,8 @@ def nearest(
         Cosines and numbers of rows, (Q, top_k), best first.
     """
     parts = [similarities(queries, scaler(part.to(queries))) for part in embeddings.split(AT_ONCE)]
-    return tuple(torch.cat(parts, 1).topk(top_k))
+    found = torch.cat(parts, 1).topk(top_k)
+    return found.values, found.indices
 
 
 class NearestIndex:
