@@ -134,6 +134,27 @@ def test_caption_chooses_from_a_file_of_sentences(trained, folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_finished_run_gains_a_writer_that_captions_in_new_words(trained, folder, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    weights = (output / "model.safetensors").read_bytes()
+    error = invcap("caption", output, folder / "0.png", "--write", code=1).stderr
+    assert "no writer; `invcap train --writer small --resume`" in error
+    add = ("train", "--config", output / "run.yaml", "--output", output, "--resume")
+    invcap(*add, "--writer", "small", "--writer-steps", 3)
+    assert (output / "model.safetensors").read_bytes() == weights
+    assert "writer: small" in (output / "run.yaml").read_text()
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert set(metrics["writer"]) == {"written", "nearest", "share_new"}
+    assert set(metrics["writer"]["written"]) == {"bleu", "similarity"}
+    assert metrics["seconds"]["writer"] > 0
+    assert "In new words" in (output / "report.html").read_text()
+    command = ("caption", output, folder / "0.png", "--write", "--beams", 2, "--json")
+    (row,) = json.loads(invcap(*command).stdout)
+    assert [set(caption) for caption in row["captions"]] == [{"text", "score"}]
+
+
+@pytest.mark.slow
 def test_generate_writes_an_image_for_each_sentence(trained, tmp_path):
     done = invcap("generate", trained, "a red star", "a blue ring", "--output", tmp_path, "--json")
     result = json.loads(done.stdout)
@@ -183,6 +204,20 @@ def test_train_py_is_the_train_command(train):
             "autoencoder must not be given beside image_encoder, got 'a' and 'conv'",
         ),
         (("train", "--sentence-encoder", "./nowhere", "--output", "o"), "sentence_encoder: ./nowh"),
+        (
+            ("train", "--writer", "./nowhere", "--output", "o"),
+            "writer: expected `small`, or a fold",
+        ),
+        (("train", "--writer-steps", "5", "--output", "o"), "writer_steps needs writer, such as"),
+        (
+            ("train", "--writer", "small", "--writer-steps", "0", "--output", "o"),
+            "writer steps must be at least 1, got 0",
+        ),
+        (("caption", "m", "x.png", "--beams", "3"), "beams needs write, got 3"),
+        (
+            ("caption", "m", "x.png", "--write", "--captions", "f.txt"),
+            "captions must not be given beside write, got f.txt",
+        ),
         (("train-autoencoder", "--steps", "0", "--output", "o"), "steps must be at least 1, got 0"),
         (("train", "--contrastive", "-1", "--output", "o"), "contrastive must be finite and at"),
         (("train", "--robust-inverse", "nan", "--output", "o"), "robust_inverse must be finite"),

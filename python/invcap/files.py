@@ -64,11 +64,21 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-    """Writes tensors as safetensors, replacing the file at once."""
+    """Writes tensors as safetensors, replacing the file at once; shared ones each by itself."""
     with replacing(path) as temporary:
-        save_file(
-            {name: t.detach().contiguous() for name, t in tensors.items()}, temporary, metadata
-        )
+        save_file(_separate(tensors), temporary, metadata)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors, none in the memory of another."""
+    found: dict[str, Tensor] = {}
+    used = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        where = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if where in used else tensor
+        used.add(where)
+    return found
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

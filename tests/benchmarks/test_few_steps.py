@@ -8,7 +8,7 @@ import pytest
 import torch
 from random_pipeline import make_pipeline
 
-from invcap.captioning.model import Caption
+from invcap.captioning import Caption
 from invcap.data.shapes import Scene
 from invcap.diffusion.families import frozen
 from invcap.diffusion.noise_samples import draw_samples

@@ -152,6 +152,6 @@ def test_a_missing_file_of_a_model_is_named(captioner, tmp_path, name):
 
 def test_many_candidates_are_searched_a_part_at_a_time(captioner, images, monkeypatch):
     whole = captioner.caption(images[:2], 5)
-    monkeypatch.setattr("invcap.captioning.model.CANDIDATES_AT_ONCE", 7)
+    monkeypatch.setattr("invcap.captioning.nearest.AT_ONCE", 7)
     parts = captioner.caption(images[:2], 5)
     assert [[c.text for c in one] for one in parts] == [[c.text for c in one] for one in whole]

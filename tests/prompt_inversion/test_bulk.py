@@ -17,7 +17,7 @@ from forks import fork, fork_two, run_forked, start_server
 from kills import KilledError
 from PIL import Image
 
-from invcap.captioning.model import Caption
+from invcap.captioning import Caption
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.files import write_text
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, report, sources

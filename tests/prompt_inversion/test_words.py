@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from invcap.captioning.model import Caption
+from invcap.captioning import Caption
 from invcap.diffusion.conditioning import Conditioning
 from invcap.prompt_inversion import InversionSettings, words
 from invcap.prompt_inversion.tokens import Words, read_vectors

@@ -1,6 +1,7 @@
 """Captioning and generating with one invertible network."""
 
-from invcap.captioning.model import Caption, InvertibleCaptioner
+from invcap.captioning.caption import Caption
+from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.train import TrainSettings
 from invcap.training.trainer import TrainingDivergedError
 

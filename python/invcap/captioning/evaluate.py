@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invcap.captioning.evaluate_writer import evaluate_writer
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs, in_memory
@@ -28,7 +29,8 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
         f^-1(caption, residual 0) and the image's latent, each caption retrieving among all images;
         and `redrawn_r_at_10`: of images drawn from the first caption of at most `REDRAWN` images
         and encoded again. "round_trip": max |f^-1(f(x)) - x|. Latents and embeddings have unit
-        variance, so that 1 is what always answering the mean gets. Nearest is by the cosine.
+        variance, so that 1 is what always answering the mean gets. Nearest is by the cosine. With a
+        writer, "writer": see `evaluate_writer`.
     """
     device = model.device
     x = model.latent_scaler(in_memory(held_out.latents).to(device))
@@ -39,7 +41,7 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
     found = y[:, : e.shape[1]]
     drawn = model.network.inverse(widened(e, width))[:, :features]
     round_trip = model.network.inverse(y)[:, :features] - x
-    return {
+    measured: dict[str, Any] = {
         "caption": {
             "mse": F.mse_loss(found[image], e[caption]).item(),
             **_recall(ranks(found, e, image, caption)),
@@ -51,6 +53,9 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
         },
         "round_trip": {"max_abs_error": round_trip.abs().max().item()},
     }
+    if model.writer is not None:
+        measured["writer"] = evaluate_writer(model, held_out, found, e)
+    return measured
 
 
 def ranks(queries: Tensor, targets: Tensor, query: Tensor, target: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from torch import Tensor
 
+from invcap.captioning.caption import Caption, captions, ranked
 from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
+from invcap.captioning.nearest import EXACT_UP_TO, NearestIndex, nearest
 from invcap.captioning.objectives import widened
 from invcap.captioning.scaler import Scaler
-from invcap.captioning.similarity import similarities
+from invcap.captioning.writer import Writer, check_writing
 from invcap.data import fit_image
 from invcap.data.images import open_image, to_rgb
 from invcap.encoders.images import AutoencoderImages, load_autoencoder
@@ -33,23 +34,11 @@ from invcap_ext import InvertibleNetwork
 FORMAT = 1
 SAMPLES = "samples.png"
 IMAGE_ENCODER = "image_encoder"
+WRITER = "writer"
+INDEX = "captions.faiss"
 ROUNDS = 2
-CANDIDATES_AT_ONCE = 65_536
+BEAMS = 8
 ImageSource = Image.Image | str | Path
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A sentence found for an image.
-
-    Attributes:
-        text: the sentence.
-        score: the cosine between its embedding and the image's, both standardized: 1 is exact,
-            about 0 is what unrelated sentences have.
-    """
-
-    text: str
-    score: float
 
 
 class InvertibleCaptioner(ModelHubMixin):
@@ -67,6 +56,7 @@ class InvertibleCaptioner(ModelHubMixin):
         candidates: sentences that `caption` chooses from.
         candidate_embeddings: (len(candidates), d), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
+        writer: says embeddings in new words, if it was trained.
 
     Attributes:
         about: what the model's card says, by the names in `ABOUT`.
@@ -85,6 +75,7 @@ class InvertibleCaptioner(ModelHubMixin):
         candidates: Sequence[str],
         candidate_embeddings: Tensor,
         sigma: float = 0.0,
+        writer: Writer | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.image_encoder = image_encoder
@@ -94,6 +85,8 @@ class InvertibleCaptioner(ModelHubMixin):
         self.sigma = sigma
         self.candidates = list(candidates)
         self.candidate_embeddings = candidate_embeddings
+        self.writer = None if writer is None else writer.requires_grad_(False)
+        self._index: NearestIndex | None = None
         self.about: dict[str, Any] = {}
         self.samples: Image.Image | None = None
 
@@ -109,6 +102,8 @@ class InvertibleCaptioner(ModelHubMixin):
         self.sentence_encoder.to(device)
         self.latent_scaler = self.latent_scaler.to(device)
         self.embedding_scaler = self.embedding_scaler.to(device)
+        if self.writer is not None:
+            self.writer.to(device)
         return self
 
     def set_candidates(self, captions: Sequence[str]) -> None:
@@ -117,6 +112,7 @@ class InvertibleCaptioner(ModelHubMixin):
             raise ValueError("captions must hold at least one sentence, got none")
         self.candidates = list(captions)
         self.candidate_embeddings = self.sentence_encoder.encode(self.candidates).cpu()
+        self._index = None
 
     def caption(
         self, images: ImageSource | Sequence[ImageSource], top_k: int = 1
@@ -129,7 +125,30 @@ class InvertibleCaptioner(ModelHubMixin):
         """
         if not 1 <= top_k <= len(self.candidates):
             raise ValueError(f"top_k must be from 1 to {len(self.candidates)}, got {top_k}")
-        return self._nearest_candidates(self.embed(images), top_k)
+        return self.nearest_candidates(self.embed(images), top_k)
+
+    def write(
+        self, images: ImageSource | Sequence[ImageSource], top_k: int = 1, beams: int = BEAMS
+    ) -> list[list[Caption]]:
+        """Writes sentences for each image that need not be candidates, nearest first.
+
+        Args:
+            images: as of `caption`.
+            top_k: how many sentences for each at most; beams may end in the same one.
+            beams: of the search for likely sentences, which are then ranked by their own embedding.
+
+        Raises:
+            ValueError: the captioner has no writer.
+        """
+        check_writing(self.writer, top_k, beams)
+        return self.write_for(self.embed(images), top_k, beams)
+
+    def write_for(
+        self, embeddings: Tensor, top_k: int = 1, beams: int = BEAMS
+    ) -> list[list[Caption]]:
+        """As `write`, for coordinates of captions, (P, k)."""
+        writer = check_writing(self.writer, top_k, beams)
+        return ranked(embeddings, writer.write(embeddings, beams), self._embed_texts, top_k)
 
     def compose(
         self,
@@ -148,15 +167,12 @@ class InvertibleCaptioner(ModelHubMixin):
         """
         found = []
         for embedding in self.embed(images)[:, None]:
-            (best,) = self._nearest_candidates(embedding, min(near, len(self.candidates)))
+            (best,) = self.nearest_candidates(embedding, min(near, len(self.candidates)))
             sources = [caption.text for caption in best]
             for _ in range(ROUNDS):
                 texts = [caption.text for caption in best]
-                texts = list(dict.fromkeys([*texts, *compositions(texts[:kept], sources)]))
-                targets = self.embedding_scaler(self.sentence_encoder.encode(texts))
-                (best,) = _captions(
-                    similarities(embedding, targets), texts, min(max(near, top_k), len(texts))
-                )
+                texts = [*texts, *compositions(texts[:kept], sources)]
+                (best,) = ranked(embedding, [texts], self._embed_texts, max(near, top_k))
             found.append(best[:top_k])
         return found
 
@@ -193,7 +209,7 @@ class InvertibleCaptioner(ModelHubMixin):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        e = self.embedding_scaler(self.sentence_encoder.encode(texts))
+        e = self._embed_texts(texts)
         features = self.latent_scaler.features
         residual = features - e.shape[1]
         if temperature and not (self.sigma or residual):
@@ -227,6 +243,10 @@ class InvertibleCaptioner(ModelHubMixin):
         ):
             tensors |= {f"{side}.{name}": value for name, value in scaler.tensors().items()}
         write_tensors(folder / "model.safetensors", tensors)
+        if len(self.candidates) > EXACT_UP_TO:
+            self._candidate_index().save(folder / INDEX)
+        if self.writer is not None:
+            self.writer.save(folder / WRITER)
         if self.samples is not None:
             write_image(folder / SAMPLES, self.samples)
         self._write_config(folder)
@@ -239,6 +259,7 @@ class InvertibleCaptioner(ModelHubMixin):
             "negative_slope": self.network.layers[0].negative_slope,
             "sentence_encoder": self.sentence_encoder.name,
             "sigma": self.sigma,
+            "writer": self.writer is not None,
         }
         write_json(folder / "config.json", config | self.about)
 
@@ -296,19 +317,29 @@ class InvertibleCaptioner(ModelHubMixin):
             read_json(folder / "captions.json"),
             read_tensors(folder / "captions.safetensors")[0]["embeddings"],
             config["sigma"],
+            Writer.load(folder / WRITER) if config.get("writer") else None,
         )
+        if len(loaded.candidates) > EXACT_UP_TO and (folder / INDEX).exists():
+            loaded._index = NearestIndex.load(folder / INDEX)
         loaded.about = {name: config[name] for name in ABOUT if name in config}
         if (folder / SAMPLES).exists():
             loaded.samples = open_image(folder / SAMPLES)
         return loaded
 
-    def _nearest_candidates(self, embeddings: Tensor, top_k: int) -> list[list[Caption]]:
-        """Looks through the candidates, a part of them at a time."""
-        parts = []
-        for part in self.candidate_embeddings.split(CANDIDATES_AT_ONCE):
-            targets = self.embedding_scaler(part.to(embeddings))
-            parts.append(similarities(embeddings, targets))
-        return _captions(torch.cat(parts, 1), self.candidates, top_k)
+    def nearest_candidates(self, embeddings: Tensor, top_k: int) -> list[list[Caption]]:
+        """As `caption`, for coordinates of captions, (P, k)."""
+        large = len(self.candidates) > EXACT_UP_TO
+        search = self._candidate_index().nearest if large else nearest
+        found = search(embeddings, self.candidate_embeddings, self.embedding_scaler, top_k)
+        return captions(*found, self.candidates)
+
+    def _candidate_index(self) -> NearestIndex:
+        if self._index is None:
+            self._index = NearestIndex.build(self.candidate_embeddings, self.embedding_scaler)
+        return self._index
+
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        return self.embedding_scaler(self.sentence_encoder.encode(texts))
 
     def _pixels(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
         images = [images] if isinstance(images, ImageSource) else list(images)
@@ -327,15 +358,6 @@ def _load_image_encoder(folder: Path, config: dict[str, Any]) -> ImageEncoder:
 
 def _open(image: ImageSource) -> Image.Image:
     return to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
-
-
-def _captions(cosines: Tensor, texts: Sequence[str], top_k: int) -> list[list[Caption]]:
-    """The nearest of some texts, for cosines (P, len(texts))."""
-    found = cosines.topk(top_k)
-    return [
-        [Caption(texts[i], score) for score, i in zip(scores, indices, strict=True)]
-        for scores, indices in zip(found.values.tolist(), found.indices.tolist(), strict=True)
-    ]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

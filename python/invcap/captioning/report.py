@@ -37,6 +37,7 @@ class Shown:
     Attributes:
         sentence: its caption.
         found: the nearest of all held-out captions.
+        written: in new words, if there is a writer.
         right: whether `found` is one of its own.
         image: as it came.
         decoded: by the autoencoder alone.
@@ -46,6 +47,7 @@ class Shown:
 
     sentence: str
     found: str
+    written: str | None
     right: bool
     image: np.ndarray
     decoded: np.ndarray
@@ -91,21 +93,26 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
     targets = model.embedding_scaler(in_memory(held_out.embeddings).to(model.device))
     features, width = x.shape[1], model.network.features
     y = model.network(widened(x, width))
-    nearest = similarities(y[:, : targets.shape[1]], targets).argmax(1).tolist()
+    found = y[:, : targets.shape[1]]
+    nearest = similarities(found, targets).argmax(1).tolist()
+    written: list[str | None] = [None] * len(chosen)
+    if model.writer is not None:
+        written = [best[0].text for best in model.write_for(found)]
     expected = widened(targets[[captions[0] for captions in own]], width)
     drawn, round_trips = (
         decoded(model.network.inverse(outputs)[:, :features]) for outputs in (expected, y)
     )
-    columns = zip(chosen, own, nearest, decoded(x), drawn, round_trips, strict=True)
+    columns = zip(chosen, own, nearest, written, decoded(x), drawn, round_trips, strict=True)
     return [
         Shown(
             held_out.captions[captions[0]],
             held_out.captions[answer],
+            words,
             answer in captions,
             decode_png(held_out.pngs[index]),
             *images,
         )
-        for index, captions, answer, *images in columns
+        for index, captions, answer, words, *images in columns
     ]
 
 

@@ -20,6 +20,12 @@ from invcap.captioning.pairs import make_pairs
 from invcap.captioning.report import write_report
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import CHECKPOINT, TrainSettings, train_network
+from invcap.captioning.train_writer import (
+    WRITER_CHECKPOINT,
+    WriterSettings,
+    load_pretrained,
+    train_writer,
+)
 from invcap.data.encode import EncodedImages, decode_png
 from invcap.data.example import Examples
 from invcap.data.images import open_image
@@ -39,7 +45,9 @@ WRITTEN = (
     RECORD,
     "README.md",
     CHECKPOINT,
+    WRITER_CHECKPOINT,
     "autoencoder",
+    "captions.faiss",
     "captions.json",
     "captions.safetensors",
     "config.json",
@@ -49,6 +57,7 @@ WRITTEN = (
     "report.html",
     "samples.png",
     "tensorboard",
+    "writer",
 )
 WIDTHS = (16, 8192)
 
@@ -63,6 +72,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     configuration: Mapping[str, Any] | None = None,
+    writer: WriterSettings | None = None,
 ) -> dict[str, Any]:
     """Trains a captioner and writes it, its metrics and its report into `output`.
 
@@ -70,6 +80,7 @@ def train(
         resume: resume the run that `output` holds, if it holds one.
         overwrite: remove what an earlier run wrote there, once the data can be used.
         configuration: what `run.yaml` shall say.
+        writer: train a writer too, last.
 
     Returns:
         What metrics.json says.
@@ -82,6 +93,7 @@ def train(
     if not (resume or overwrite) and any((output / name).exists() for name in WRITTEN):
         raise ValueError(f"{output}: holds a run already; resume it, or give another folder")
     started = time.perf_counter()
+    pretrained = load_pretrained(writer)
     source = load_examples_to_split(data)
     sentences = SentenceEncoder(encoders.sentence_encoder).to(accelerator.device)
     encoder = make_image_encoder(source, data, sentences.features, encoders, cache, accelerator)
@@ -96,10 +108,9 @@ def train(
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
-        remove_unfinished(output, output / "image_encoder")
+        remove_unfinished(output, output / "image_encoder", output / "writer")
         if not (output / CHECKPOINT).exists():
-            text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
-            write_text(output / RECORD, text)
+            write_record(output, configuration)
     accelerator.wait_for_everyone()
     prepared = time.perf_counter()
 
@@ -108,6 +119,22 @@ def train(
         training, latent_scaler, embedding_scaler, settings, output, accelerator
     )
     finished = time.perf_counter()
+    seconds = {"prepare": prepared - started, "train": finished - prepared}
+    writing = None
+    if writer is not None:
+        writing = train_writer(
+            pretrained,
+            training,
+            trained.module.network,
+            latent_scaler,
+            embedding_scaler,
+            settings.noise,
+            writer,
+            output,
+            accelerator,
+        ).module
+        seconds["writer"] = time.perf_counter() - finished
+        finished = time.perf_counter()
     metrics: dict[str, Any] = {}
     if accelerator.is_main_process:
         module = trained.module
@@ -120,21 +147,19 @@ def train(
             training.captions,
             torch.cat([block.half() for block in blocks(training.embeddings)]),
             sigma=module.log_sigma.exp().item() if settings.objective == "likelihood" else 0.0,
+            writer=writing,
         ).to(accelerator.device)
         model.about = {"data": asdict(data), "training": asdict(settings)}
         model.save_pretrained(output)
         measured = evaluate(model, held_out)
-        seconds = {
-            "prepare": prepared - started,
-            "train": finished - prepared,
-            "evaluate": time.perf_counter() - finished,
-        }
+        seconds["evaluate"] = time.perf_counter() - finished
         metrics = measured | {"seconds": seconds}
         shown = {**asdict(data), **asdict(settings)}
         write_report(output, model, held_out, metrics, trained.history, shown, settings.seed)
         model.about["metrics"], model.samples = measured, open_image(output / "samples.png")
         model.write_card(output)
         write_json(output / "metrics.json", metrics)
+        write_record(output, configuration)
     accelerator.wait_for_everyone()
     return metrics
 
@@ -214,6 +239,12 @@ def held_out_error(images: EncodedImages, encoder: ImageEncoder) -> float:
         difference = decoded.astype(float) - decode_png(png)
         total, count = total + (difference**2).sum(), count + difference.size
     return total / count
+
+
+def write_record(output: Path, configuration: Mapping[str, Any] | None) -> None:
+    """Writes run.yaml, from which `--config` repeats the run."""
+    text = yaml.safe_dump(dict(configuration or {}), sort_keys=False, allow_unicode=True)
+    write_text(output / RECORD, text)
 
 
 def remove_run(output: Path) -> None:

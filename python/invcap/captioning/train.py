@@ -165,6 +165,18 @@ class CaptionSampler:
         return self.caption[self.first[images] + (share * self.count[images]).long()]
 
 
+def draw_pairs(
+    pairs: Pairs, sampler: CaptionSampler, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws images uniformly, one caption of each, and the row of latents of one variant."""
+    images = torch.randint(len(pairs.names), (count,), generator=generator)
+    captions = sampler.draw(images, generator)
+    rows = images * pairs.variants
+    if pairs.variants > 1:
+        rows = rows + torch.randint(pairs.variants, (count,), generator=generator)
+    return images, captions, rows
+
+
 def train_network(
     pairs: Pairs,
     latent_scaler: Scaler,
@@ -189,11 +201,7 @@ def train_network(
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
-        images = torch.randint(len(pairs.names), (count,), generator=generator)
-        captions = sampler.draw(images, generator)
-        rows = images * pairs.variants
-        if pairs.variants > 1:
-            rows = rows + torch.randint(pairs.variants, (count,), generator=generator)
+        images, captions, rows = draw_pairs(pairs, sampler, count, generator)
         x = latent_scaler(pairs.latents[rows[part]])
         batch = {
             "e": embedding_scaler(pairs.embeddings[captions[part]]),

@@ -24,6 +24,7 @@ from invcap.cli.options import (
     Seed,
     Streaming,
     Wordings,
+    given,
     source_options,
 )
 from invcap.cli.output import print_metrics, print_result
@@ -78,22 +79,33 @@ def caption(
         typer.Option(help="File of sentences to choose from, one a line; else the training ones."),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Sentences for each image.")] = 1,
+    write: Annotated[
+        bool, typer.Option(help="Write new sentences; the captioner needs a `--writer`.")
+    ] = False,
+    beams: Annotated[int | None, typer.Option(help="Beams of `--write`, 8 by default.")] = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Finds the sentence nearest to each image."""
+    """Finds the sentence nearest to each image, or writes a new one."""
     import torch
 
     from invcap.captioning import InvertibleCaptioner
     from invcap.training.devices import resolve_device
 
+    if write and captions is not None:
+        raise ValueError(f"captions must not be given beside write, got {captions}")
+    if beams is not None and not write:
+        raise ValueError(f"beams needs write, got {beams}")
     torch.manual_seed(seed)
     captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
     if captions is not None:
         lines = (line.strip() for line in captions.read_text(encoding="utf-8").splitlines())
         captioner.set_candidates(list(dict.fromkeys(filter(None, lines))))
-    found = captioner.caption(pictures, top_k)
+    if write:
+        found = captioner.write(pictures, top_k, **given(beams=beams))
+    else:
+        found = captioner.caption(pictures, top_k)
     result: list[dict[str, Any]] = [
         {"picture": str(picture), "captions": [asdict(c) for c in best]}
         for picture, best in zip(pictures, found, strict=True)

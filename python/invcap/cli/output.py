@@ -24,4 +24,11 @@ def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
         f"R@10 {generation['r_at_10']:.3f}\n"
         f"round trip: {metrics['round_trip']['max_abs_error']:.1e}"
     )
+    if "writer" in metrics:
+        written, nearest = (metrics["writer"][name] for name in ("written", "nearest"))
+        text += (
+            f"\nwriter:     BLEU {written['bleu']:.1f} (nearest sentence {nearest['bleu']:.1f}), "
+            f"similarity {written['similarity']:.3f} ({nearest['similarity']:.3f}), "
+            f"new {metrics['writer']['share_new']:.3f}"
+        )
     print_result(text, [metrics], as_json)

@@ -121,6 +121,14 @@ def train(
     caption_noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on captions before the inverse.")
     ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(
+            help="Also train a writer of new sentences: `small`, or the folder or hub name of a "
+            "causal language model such as GPT-2."
+        ),
+    ] = None,
+    writer_steps: Annotated[int | None, typer.Option(help="Steps of training the writer.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     storage: Annotated[
         str, typer.Option(help="Numbers of latents and embeddings on disk: `float32`, `float16`.")
@@ -143,6 +151,7 @@ def train(
     """
     from invcap.captioning import run
     from invcap.captioning.train import default_settings
+    from invcap.captioning.train_writer import WriterSettings
     from invcap.data.settings import DataSettings
     from invcap.encoders.make import CONV, EncoderSettings, default_size
     from invcap.training.devices import start_processes
@@ -178,6 +187,9 @@ def train(
         image_encoder or autoencoder or CONV, sentence_encoder, storage=storage
     )
     trained = given(seed=seed, steps=autoencoder_steps)
+    if writer is None and writer_steps is not None:
+        raise ValueError(f"writer_steps needs writer, such as `small`, got {writer_steps}")
+    written = given(model=writer, steps=writer_steps, checkpoint_every=checkpoint_every)
     height_and_width = parse_size(size) if size else default_size(encoders.image_encoder)
     options = source_options(
         wordings, pictures, picture_column, caption_column, group_column, streaming, drawings
@@ -197,6 +209,7 @@ def train(
         resume,
         overwrite,
         configuration(context),
+        WriterSettings(seed=seed, **written) if writer else None,
     )
     processes.end_training()
     if processes.is_main_process:
