@@ -19,6 +19,7 @@ AT_ONCE = 65_536
 COMPARED = 128
 ROWS_A_LIST = 64
 SHARE_LOOKED_THROUGH = 1 / 16
+LEAST_LOOKED_THROUGH = 8
 
 
 def nearest(
@@ -63,7 +64,7 @@ class NearestIndex:
         index.train(rows(embeddings[::every]))
         for part in embeddings.split(AT_ONCE):
             index.add(rows(part))
-        looked_through = ceil(SHARE_LOOKED_THROUGH * lists)
+        looked_through = max(LEAST_LOOKED_THROUGH, ceil(SHARE_LOOKED_THROUGH * lists))
         faiss.ParameterSpace().set_index_parameter(index, "nprobe", looked_through)
         return cls(index)
 
