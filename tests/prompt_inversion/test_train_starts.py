@@ -336,8 +336,7 @@ def test_starts_of_stable_diffusions_width_are_learned_in_12_gb():
     # Fewer iterations and images of some parts take less time, and the same memory.
     script = (
         "import start_memory, invcap.training.muon, invcap.prompt_inversion.train_starts as starts;"
-        "invcap.training.muon.POLAR_EXPRESS = invcap.training.muon.POLAR_EXPRESS[:1];"
-        "starts.AXES_OF = 32; start_memory.main(2048, 1)"
+        "invcap.training.muon.ITERATIONS, starts.AXES_OF = 1, 32; start_memory.main(2048, 1)"
     )
     benchmarks = Path(__file__).parents[2] / "benchmarks"
     done = subprocess.run(
