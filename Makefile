@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: demo demo-real bench lint quick check test
 demo: .venv/installed
-	$(BIN)/invcap train --data shapes --output runs/demo --cache runs/cache --overwrite
+	$(BIN)/invcap train --data shapes --drawings 3 --output runs/demo --cache runs/cache --overwrite
 
 demo-real: .venv/installed
 	test -e runs/openclipart || $(BIN)/invcap data openclipart --output runs/openclipart

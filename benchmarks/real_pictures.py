@@ -143,7 +143,7 @@ def compare(
             for seed in range(seeds)
         ]
         seconds = (time.perf_counter() - started) / seeds
-        yield Row(name, title, np.array(found), seconds, REAL.depth * features**2)
+        yield Row(name, title, np.array(found), seconds, REAL.depth * (features + REAL.padding) ** 2)
     for title, fit in (
         ("ridge, each direction by itself", ridge),
         ("kernel ridge, each direction by itself", kernel_ridge),

@@ -115,8 +115,10 @@ class TrainSettings:
         }
 
 
+SHAPES = TrainSettings(padding=64, contrastive=0.3, steps=1900)
 REAL = TrainSettings(
     depth=3,
+    padding=128,
     negative_slope=0.5,
     learning_rate=0.02,
     weight_decay=0.1,
@@ -130,7 +132,7 @@ REAL = TrainSettings(
 
 def default_settings(data: str) -> TrainSettings:
     """What works best for some data, by its name: `shapes`, or real images."""
-    return TrainSettings() if data == "shapes" else REAL
+    return SHAPES if data == "shapes" else REAL
 
 
 class TrainingModule(nn.Module):

@@ -119,7 +119,7 @@ class AutoencoderSettings:
     steps: int = 900
     batch_size: int = 32
     learning_rate: float = 0.03
-    noise: float = 0.025
+    noise: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
