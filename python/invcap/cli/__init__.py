@@ -26,6 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "sentence_transformers", "datasets", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
