@@ -33,7 +33,7 @@ check: .venv/installed
 	$(MAKE) --jobs 2 lint quick
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) --durations 40
 
 .venv/installed: $(BUILD_FILES)
 	$(PYTHON) -m venv .venv

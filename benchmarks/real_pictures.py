@@ -143,7 +143,8 @@ def compare(
             for seed in range(seeds)
         ]
         seconds = (time.perf_counter() - started) / seeds
-        yield Row(name, title, np.array(found), seconds, REAL.depth * (features + REAL.padding) ** 2)
+        numbers = REAL.depth * (features + REAL.padding) ** 2
+        yield Row(name, title, np.array(found), seconds, numbers)
     for title, fit in (
         ("ridge, each direction by itself", ridge),
         ("kernel ridge, each direction by itself", kernel_ridge),

@@ -171,6 +171,7 @@ def test_samples_of_a_sentence_are_numbered(trained, tmp_path):
     assert [row["text"] for row in result] == ["a red star"] * 2 + ["a blue ring"] * 2
 
 
+@pytest.mark.slow
 def test_train_py_is_the_train_command(train):
     script = Path(__file__).parents[1] / "python" / "train.py"
     done = subprocess.run(

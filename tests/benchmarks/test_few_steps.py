@@ -80,6 +80,7 @@ def test_every_method_is_judged_and_summed_up(few, problem, tmp_path):
     assert json.dumps(results) and few.curves(results).axes
 
 
+@pytest.mark.slow
 def test_what_is_judged_is_the_bound_on_noise_samples_of_its_own(few, problem, tmp_path):
     few.run_chunk(problem, few.own_caption, tmp_path / "one.safetensors")
     found, _ = read_tensors(tmp_path / "one.safetensors")

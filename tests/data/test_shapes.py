@@ -27,6 +27,7 @@ def test_there_are_over_twenty_thousand_scenes_each_with_a_caption_of_its_own():
     assert "a large red square in the center of the image, black background" in captions
 
 
+@pytest.mark.slow
 def test_no_two_scenes_look_the_same():
     some = [draw(scene).tobytes() for scene in scenes() if scene.background in ("black", "red")]
     assert len(set(some)) == len(some)

@@ -57,6 +57,7 @@ def test_learned_numbers_draw_what_the_features_lack_on_other_images(features, p
     assert errors[1] < 0.6 * errors[0] < 0.6 * variance
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_autoencoder_and_components_stay_as_they_are(features, pixels, tmp_path):
     settings = FeatureSettings(components=5, learned=3, side=32, steps=3, batch_size=8)
     first, second = (fit(features, pixels, settings, tmp_path / name) for name in "ab")

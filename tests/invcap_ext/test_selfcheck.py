@@ -28,12 +28,14 @@ def on_the_cpu(monkeypatch):
     torch.set_float32_matmul_precision("highest")
 
 
+@pytest.mark.slow
 def test_every_operation_of_every_dtype_is_right(capsys):
     assert selfcheck.check()
     lines = capsys.readouterr().out.splitlines()
     assert sum(" ok " in line for line in lines) == 5 * (2 * 2 * 4 + 2 * 2 + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", (1.1, float("nan")))
 def test_a_wrong_kernel_is_found(monkeypatch, capsys, factor):
     def forward(layer):

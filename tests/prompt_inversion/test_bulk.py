@@ -102,6 +102,7 @@ def contents(output: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_a_folder_gives_one_folder_for_each_picture_in_the_order_of_paths(
     pipeline, gallery, tmp_path, inversions
 ):
@@ -134,6 +135,7 @@ def test_a_pictures_seed_is_that_of_its_place_in_the_whole_list(pipeline, galler
     assert other[0]["log_likelihood"] != pytest.approx(rows[3]["log_likelihood"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_of_the_same_pictures_not_of_others_by_their_names(
     pipeline, gallery, tmp_path
 ):
@@ -246,6 +248,7 @@ class Captioner:
         return [[Caption(text, 0.0)] for text in said]
 
 
+@pytest.mark.slow
 def test_captions_are_asked_for_once_a_picture(pipeline, gallery, tmp_path):
     captioner, settings = Captioner(), replace(SETTINGS, start="caption", captioner="one")
     rows = bulk(pipeline, gallery, tmp_path / "found", settings, captioner=captioner)
@@ -265,6 +268,7 @@ def test_captions_of_unequal_length_need_batches_of_one_over_token_vectors(
     assert len(rows) == len(NAMES)
 
 
+@pytest.mark.slow
 def test_a_picture_is_decoded_once_to_be_checked_and_once_to_be_inverted(
     pipeline, gallery, tmp_path, monkeypatch
 ):
@@ -294,6 +298,7 @@ def test_guidance_is_that_of_every_picture_of_the_strip(pipeline, gallery, tmp_p
     assert drawn == [(1, 2.5), (1, 2.5)]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_threads(pipeline, gallery, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -375,6 +380,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_stopped(
     assert again == rows and inversions == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_batch_killed_after_its_last_file_is_only_tidied_up(
     pipeline, gallery, tmp_path, inversions
 ):

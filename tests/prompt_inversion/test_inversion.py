@@ -65,6 +65,7 @@ def problem(pipeline, pictures, settings=SETTINGS, over="hidden_states"):
     return Objective(model, latents, conditioning_of, seeds, settings), vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", OVER)
 def test_the_held_out_bound_rises(pipeline, pictures, over):
     found = invert(pipeline, pictures, replace(SETTINGS, steps=20), over=over)
@@ -124,6 +125,7 @@ def test_noise_of_opposite_signs_comes_in_pairs(pipeline, pictures, draws, pairs
     assert len(noise.abs().flatten(0, 1).unique(dim=0)) == 6 * (draws - pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", OVER)
 def test_a_batch_gives_what_single_runs_give(pipeline, pictures, over):
     batch = invert(pipeline, pictures[:2], over=over, seeds=7)
@@ -137,6 +139,7 @@ def test_a_batch_gives_what_single_runs_give(pipeline, pictures, over):
         assert batch.unet_evaluations[i] == single.unet_evaluations[0] == 8 * 4 + 5 * 8
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_and_another_seed_another(pipeline, pictures):
     one, same, other = (invert(pipeline, pictures[0], seeds=seed) for seed in (3, 3, 4))
     assert all(torch.equal(one[name], same[name]) for name in FIELDS)
@@ -206,6 +209,7 @@ def test_a_file_that_is_no_checkpoint_is_named(pipeline, pictures, tmp_path):
         invert(pipeline, pictures[0], checkpoint=path)
 
 
+@pytest.mark.slow
 def test_not_a_number_at_a_step_is_survived_and_touches_no_other_picture(pipeline, pictures):
     clean = invert(pipeline, pictures)
     with spoiled(pipeline, {4}):
@@ -339,6 +343,7 @@ def test_the_callback_sees_every_step(pipeline, pictures):
     assert seen == [(step, (2, 77, 16), (2,)) for step in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_and_sliced_attention_give_the_same(
     pipeline, own_pipeline, folder, pictures
 ):

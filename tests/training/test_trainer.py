@@ -89,6 +89,7 @@ def test_a_finished_run_is_read_back_without_a_step(accelerator, tmp_path):
     assert everything(again, tmp_path / "a") == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_a_batch_in_parts_gives_the_weights_of_a_whole_one(accelerator, tmp_path, optimizers):
     settings = replace(SETTINGS, steps=50)
