@@ -7,7 +7,7 @@ and zero in the other. Without them f and its inverse on captions undo each othe
 one cannot err towards the mean, as regression does, unless the other errs away from it.
 
 Source of padding: Ardizzone et al., "Analyzing inverse problems with invertible neural networks"
-(2019), section 3.3.
+(2019).
 """
 
 from __future__ import annotations
