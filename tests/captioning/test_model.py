@@ -75,6 +75,7 @@ def test_a_wider_network_answers_in_both_directions_and_loads_again(
     x = captioner.latent_scaler(pairs.latents[:3])
     found = captioner.network(torch.nn.functional.pad(x, (0, 16)))[:, :384]
     torch.testing.assert_close(captioner.embed(images[:3]), found, atol=1e-4, rtol=1e-4)
+    assert (found[0] - found[1]).abs().max() > 0.1
     with pytest.raises(ValueError, match="temperature must be 0"):
         captioner.generate("a red square", temperature=1.0)
     metrics = evaluate(captioner, pairs)
