@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,9 +22,6 @@ from invcap.files import read_json, remove_unfinished, replacing, write_json
 logger = logging.getLogger(__name__)
 SHARD_ROWS = 2048
 COMPLETE = "complete.json"
-# A row that is read maps up to 64 kB around it, which counts as resident until the map is closed.
-MAPPED_BY_A_READ = 2**16
-MOST_MAPPED = 2**29
 
 Item = TypeVar("Item")
 
@@ -97,7 +95,10 @@ def numbers(values: np.ndarray) -> pa.Array:
 
 
 class ShardRows:
-    """A column of numbers in shards as rows (N, n), mapped into memory.
+    """A column of numbers in shards as rows (N, n), of which only those asked for are read.
+
+    They are read with system calls: a mapping would count as resident whatever the kernel maps
+    around a row, megabytes on some.
 
     Args:
         paths: of the shards.
@@ -106,11 +107,12 @@ class ShardRows:
     """
 
     def __init__(self, paths: Sequence[Path], name: str, width: int | None = None) -> None:
-        self._paths, self._name, self._width = list(paths), name, width
-        self._map()
-        counts = [len(view) for view in self._views]
-        self._ends = np.cumsum(counts)
-        self._starts = self._ends - counts
+        self._paths = list(paths)
+        columns = [_locate(path, name, width) for path in self._paths]
+        self._offsets = [offset for offset, _ in columns]
+        self._ends = np.cumsum([len(values) for _, values in columns])
+        self._starts = self._ends - [len(values) for _, values in columns]
+        self._empty = columns[0][1][:0].copy()
 
     @property
     def identity(self) -> str:
@@ -121,31 +123,20 @@ class ShardRows:
         return int(self._ends[-1])
 
     def __getitem__(self, chosen: Tensor, /) -> Tensor:
-        wanted = chosen.numpy()
-        if self._reads * MAPPED_BY_A_READ > MOST_MAPPED:
-            self._map()
-        self._reads += len(wanted)
+        order = np.argsort(chosen.numpy(), kind="stable")
+        wanted = chosen.numpy()[order]
         shards = np.searchsorted(self._ends, wanted, side="right")
-        first = self._views[0]
-        found = np.empty((len(wanted), first.shape[1]), first.dtype)
-        for shard in np.unique(shards):
-            here = shards == shard
-            found[here] = self._views[shard][wanted[here] - self._starts[shard]]
-        rows = torch.from_numpy(found)
+        found = np.empty((len(wanted), self._empty.shape[1]), self._empty.dtype)
+        ends = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(shards) != 0)) + 1
+        runs = pairwise([0, *ends.tolist(), len(wanted)] if len(wanted) else [])
+        for shard, in_shard in groupby(runs, lambda run: shards[run[0]]):
+            parts = [
+                (found[first:end], int(wanted[first] - self._starts[shard]))
+                for first, end in in_shard
+            ]
+            _read_into(parts, self._paths[shard], self._offsets[shard])
+        rows = torch.from_numpy(found[np.argsort(order)])
         return rows.float() if rows.dtype == torch.float16 else rows
-
-    def _map(self) -> None:
-        self._reads = 0
-        self._views = []
-        for path in self._paths:
-            column = _open(path).column(self._name)
-            width = self._width or column.type.list_size
-            values = (
-                column.chunk(0).values
-                if column.num_chunks
-                else pa.array([], column.type.value_type)
-            )
-            self._views.append(values.to_numpy().reshape(-1, width))
 
 
 class ChosenRows:
@@ -204,3 +195,25 @@ def _remove_broken(folder: Path) -> None:
 
 def _open(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _locate(path: Path, name: str, width: int | None) -> tuple[int, np.ndarray]:
+    """Where a shard's numbers begin, bytes from its start, and the numbers, mapped: (N, n)."""
+    source = pa.memory_map(str(path))
+    start = source.read_buffer(1).address
+    column = pa.ipc.open_file(source).read_all().column(name)
+    kept = column.chunk(0).values if column.num_chunks else pa.array([], column.type.value_type)
+    values = kept.to_numpy().reshape(-1, width or column.type.list_size)
+    return values.ctypes.data - start, values
+
+
+def _read_into(parts: Sequence[tuple[np.ndarray, int]], path: Path, offset: int) -> None:
+    """Reads runs of rows, each from its first row's number in the shard on."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        for rows, first in parts:
+            at = offset + first * rows.strides[0]
+            if os.preadv(file, [rows.data], at) != rows.nbytes:
+                raise OSError(f"{path}: ends early; delete it to encode it again")
+    finally:
+        os.close(file)

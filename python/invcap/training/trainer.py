@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -126,7 +129,8 @@ def train(
 
     Args:
         loss: terms of the loss, each a mean over the examples of a batch.
-        draw: a batch's examples `part`, on the CPU, drawn from a generator.
+        draw: a batch's examples `part`, on the CPU, drawn from a generator; called in a thread of
+            its own while the step before is computed.
         optimizers: of the module's parameters, with their peak learning rates.
         path: of the checkpoint, in a folder that all processes share.
         identity: what a checkpoint must have been made with beside the settings, as JSON has it.
@@ -150,19 +154,25 @@ def train(
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     peaks = [group["lr"] for group in groups]
     mine = _parts(settings, accelerator)
+    shares = [(part.stop - part.start) / settings.batch_size for part in mine]
     losses: list[dict[str, Tensor]] = []
     module.train()
-    with tqdm(
-        total=settings.steps,
-        initial=progress.step,
-        desc=settings.name,
-        disable=not accelerator.is_local_main_process,
-    ) as bar:
-        while progress.step < settings.steps:
+    with (
+        tqdm(
+            total=settings.steps,
+            initial=progress.step,
+            desc=settings.name,
+            disable=not accelerator.is_local_main_process,
+        ) as bar,
+        closing(_draw_ahead(draw, mine, progress.step, settings)) as drawn,
+    ):
+        for parts in drawn:
             for group, peak in zip(groups, peaks, strict=True):
                 group["lr"] = peak * _schedule(progress.step, settings)
-            batches = (_draw(draw, settings.seed, progress.step, p, accelerator) for p in mine)
-            shares = [(part.stop - part.start) / settings.batch_size for part in mine]
+            batches = (
+                {name: value.to(accelerator.device) for name, value in part.items()}
+                for part in parts
+            )
             losses.append(take_step(forward, batches, shares, optimizers, settings, accelerator))
             progress.step += 1
             if average is not None:
@@ -246,9 +256,22 @@ def _parts(settings: TrainerSettings, accelerator: Accelerator) -> list[slice]:
     ]
 
 
-def _draw(draw: Draw, seed: int, step: int, part: slice, accelerator: Accelerator) -> Batch:
-    batch = draw(torch.Generator().manual_seed((seed << 32) + step), part)
-    return {name: value.to(accelerator.device) for name, value in batch.items()}
+def _draw_ahead(
+    draw: Draw, parts: Sequence[slice], first: int, settings: TrainerSettings
+) -> Generator[list[Batch]]:
+    """This process's parts of every batch from a step on, each drawn while the last is computed."""
+
+    def drawn(step: int) -> list[Batch]:
+        seed = (settings.seed << 32) + step
+        return [draw(torch.Generator().manual_seed(seed), part) for part in parts]
+
+    steps = iter(range(first, settings.steps))
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(drawn, step) for step in islice(steps, 1))
+        while waiting:
+            batches = waiting.popleft().result()
+            waiting.extend(thread.submit(drawn, step) for step in islice(steps, 1))
+            yield batches
 
 
 def _record(
