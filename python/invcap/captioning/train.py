@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +20,7 @@ from invcap.captioning.objectives import (
 from invcap.captioning.pairs import Pairs
 from invcap.captioning.residual import draw_directions
 from invcap.captioning.scaler import Scaler
+from invcap.checks import check_at_least, check_finite
 from invcap.training.muon import Muon
 from invcap.training.trainer import Batch, Trained, TrainerSettings, train
 from invcap_ext import InvertibleNetwork
@@ -86,19 +86,13 @@ class TrainSettings:
         for name, known in (("objective", OBJECTIVES), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        for name in ("depth", "batch_size", "gradient_accumulation", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.padding < 0:
-            raise ValueError(f"padding must be at least 0, got {self.padding}")
+        check_at_least(self, 0, "padding")
+        counts = ("batch_size", "gradient_accumulation", "steps", "checkpoint_every")
+        check_at_least(self, 1, "depth", *counts)
         weights = ("generation_weight", "contrastive", "robust_inverse", "residual")
-        for name in ("weight_decay", "warmup", "noise", "caption_noise", *weights):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        for name in ("negative_slope", "learning_rate", "max_norm"):
-            value = getattr(self, name)
-            if value is not None and not (isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be finite and above 0, got {value}")
+        noises = ("noise", "caption_noise")
+        check_finite(self, "weight_decay", "warmup", *noises, *weights, above_zero=False)
+        check_finite(self, "negative_slope", "learning_rate", "max_norm", above_zero=True)
         if not -(2**31) <= self.seed < 2**31:
             raise ValueError(f"seed must be from -2^31 to below 2^31, got {self.seed}")
         if self.objective == "likelihood" and not self.noise > 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import CaptionSampler, draw_pairs
 from invcap.captioning.writer import IGNORED, MOST_TOKENS, Writer, rescaled
+from invcap.checks import check_at_least, check_finite, check_share
 from invcap.hashing import fingerprint
 from invcap.training.trainer import Batch, Trained, TrainerSettings, train
 from invcap_ext import InvertibleNetwork
@@ -59,15 +59,12 @@ class WriterSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("layers", "prefix", "batch_size", "steps", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"writer {name} must be at least 1, got {getattr(self, name)}")
+        counts = ("layers", "prefix", "batch_size", "steps", "checkpoint_every")
+        check_at_least(self, 1, *counts, of="writer ")
         if self.width < HEAD_WIDTH or self.width % HEAD_WIDTH:
             raise ValueError(f"writer width must be a multiple of {HEAD_WIDTH}, got {self.width}")
-        if not (isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"writer noise must be finite and at least 0, got {self.noise}")
-        if not 0 <= self.predicted <= 1:
-            raise ValueError(f"writer predicted must be from 0 to 1, got {self.predicted}")
+        check_finite(self, "noise", above_zero=False, of="writer ")
+        check_share(self, "predicted", of="writer ")
 
 
 class TokenRows:

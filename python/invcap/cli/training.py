@@ -227,14 +227,6 @@ def train_autoencoder(
     pictures: Pictures = None,
     features: Annotated[int, typer.Option(help="Numbers of a latent.")] = 384,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    contrastive: Annotated[
-        float | None,
-        typer.Option(help="Weight of a contrastive term (InfoNCE) in each direction."),
-    ] = None,
-    robust_inverse: Annotated[
-        float | None,
-        typer.Option(help="Weight of the inverse's error from disturbed outputs, for `caption`."),
-    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
@@ -274,6 +266,7 @@ def train_starts(
     model: Diffusion = None,
     data: Data = "shapes",
     held_out: HeldOut = 0.1,
+    drawings: Drawings = None,
     pictures: Pictures = None,
     picture_column: PictureColumn = None,
     caption_column: CaptionColumn = None,
@@ -308,7 +301,7 @@ def train_starts(
     processes = start_processes(device, precision)
     frozen = load_model(model).to(processes.device)
     options = source_options(
-        None, pictures, picture_column, caption_column, group_column, streaming
+        None, pictures, picture_column, caption_column, group_column, streaming, drawings
     )
     amortised = AmortisedSettings(
         caption_steps=caption_steps,

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
+from invcap.checks import check_at_least
 from invcap.data import load_examples, log_skipped
 from invcap.data.example import Examples
 from invcap.data.split import check_share
@@ -41,8 +42,7 @@ class DataSettings:
                 f"size must be from 1x1 to {MOST_PIXELS:,} pixels in all, got {height}x{width}"
             )
         check_share(self.held_out)
-        if self.augment < 0:
-            raise ValueError(f"augment must be at least 0, got {self.augment}")
+        check_at_least(self, 0, "augment")
 
 
 def load_data(settings: DataSettings) -> Examples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
+from invcap.checks import check_at_least, check_finite
 from invcap.data.shards import Rows
 from invcap.training.muon import Muon
 from invcap.training.trainer import Batch, TrainerSettings, train
@@ -123,15 +123,9 @@ class AutoencoderSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"autoencoder {name} must be at least 1, got {getattr(self, name)}"
-                )
-        if not 0 < self.learning_rate < inf:
-            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
-        if not (isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"noise must be finite and at least 0, got {self.noise}")
+        check_at_least(self, 1, "steps", "batch_size", of="autoencoder ")
+        check_finite(self, "learning_rate", above_zero=True)
+        check_finite(self, "noise", above_zero=False)
 
 
 def train_autoencoder(

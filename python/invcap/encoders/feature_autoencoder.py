@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from invcap.checks import check_at_least, check_finite, check_share
 from invcap.encoders.autoencoder import LatentNorm, ResidualBlock
 from invcap.encoders.components import Components
 from invcap.training.muon import Muon
@@ -124,20 +124,13 @@ class FeatureSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("components", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"features {name} must be at least 1, got {getattr(self, name)}")
-        if self.learned < 0:
-            raise ValueError(f"learned must be at least 0, got {self.learned}")
+        check_at_least(self, 1, "components", "steps", "batch_size", of="features ")
+        check_at_least(self, 0, "learned")
         if self.side < 2 * GRID or self.side & (self.side - 1):
             raise ValueError(f"side must be a power of two, at least {2 * GRID}, got {self.side}")
-        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
-        for name in ("noise", "component_noise"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} must be finite and at least 0, got {getattr(self, name)}")
-        if not 0 <= self.dropped < 1:
-            raise ValueError(f"dropped must be from 0 to below 1, got {self.dropped}")
+        check_finite(self, "learning_rate", above_zero=True)
+        check_finite(self, "noise", "component_noise", above_zero=False)
+        check_share(self, "dropped", one=False)
 
 
 def train_feature_autoencoder(

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 
+from invcap.checks import check_at_least
 from invcap.data import fit_image
 from invcap.data.images import open_image
 from invcap.files import read_json, remove_unfinished, write_json
@@ -61,8 +62,7 @@ class RunSettings:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_at_least(self, 1, "batch_size")
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError(f"seed must be from 0 to below {MOST_SEED}, got {self.seed}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from invcap.checks import check_at_least
 from invcap.data.shards import Rows
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
@@ -41,9 +42,7 @@ class MetaSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, 1, "rounds", "images")
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must be above 0 and at most 1, got {self.rate}")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
+from invcap.checks import check_at_least, check_finite, check_share
 from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
 
 WARM_STARTS = ("caption", "amortised")
@@ -57,34 +57,16 @@ class InversionSettings:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        least = {
-            "steps": 0,
-            "draws": 1,
-            "held_out": 2,
-            "evaluate_every": 1,
-            "patience": 1,
-            "max_rollbacks": 0,
-            "snapshots": 0,
-            "checkpoint_every": 1,
-        }
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {value}")
+        check_at_least(self, 0, "steps", "max_rollbacks", "snapshots")
+        check_at_least(self, 1, "draws", "evaluate_every", "patience", "checkpoint_every")
+        check_at_least(self, 2, "held_out")
         if self.bank < self.draws or self.bank % self.draws:
             raise ValueError(f"bank must be a multiple of draws, {self.draws}, got {self.bank}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {self.weighting!r}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
-        if not 0 <= self.lr_decay_power < inf:
-            raise ValueError(
-                f"lr_decay_power must be finite and at least 0, got {self.lr_decay_power}"
-            )
-        for name in ("momentum", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        check_finite(self, "learning_rate", "clip", above_zero=True)
+        check_finite(self, "lr_decay_power", above_zero=False)
+        check_share(self, "momentum", "average", one=False)
 
 
 def few_steps(schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from invcap.checks import check_at_least, check_finite
 from invcap.data.shards import Rows
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples
@@ -50,11 +50,8 @@ class AmortisedSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.caption_steps < 1:
-            raise ValueError(f"caption_steps must be at least 1, got {self.caption_steps}")
-        for name in ("network_rate", "basis_rate", "mean_rate"):
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)}")
+        check_at_least(self, 1, "caption_steps")
+        check_finite(self, "network_rate", "basis_rate", "mean_rate", above_zero=True)
         self.trainer()
 
     def captions_trainer(self) -> TrainerSettings:

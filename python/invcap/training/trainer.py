@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from invcap.checks import check_at_least, check_share
 from invcap.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 LOGGED_EVERY = 25
@@ -59,14 +60,10 @@ class TrainerSettings:
     name: str = "training"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "gradient_accumulation", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must be from 0 to below 1, got {self.average}")
+        counts = ("steps", "batch_size", "gradient_accumulation", "checkpoint_every")
+        check_at_least(self, 1, *counts)
+        check_share(self, "warmup", "decay")
+        check_share(self, "average", one=False)
         if not self.max_norm > 0:
             raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
         if not -(2**31) <= self.seed < 2**31:
