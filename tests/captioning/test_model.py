@@ -60,7 +60,7 @@ def test_new_candidates_are_chosen_from(captioner, images):
 
 
 def test_an_image_is_what_the_inverse_of_its_sentence_decodes_to(captioner, pairs):
-    (drawn,) = captioner.generate(pairs.captions[0])
+    (drawn,) = captioner.generate(pairs.captions[0], refine_steps=0)
     x = captioner.network.inverse(captioner.embedding_scaler(pairs.embeddings[:1]))
     expected = captioner.image_encoder.decode(captioner.latent_scaler.inverse(x))[0]
     difference = np.abs(np.asarray(drawn).astype(int) - expected)
@@ -130,6 +130,7 @@ def test_latents_may_have_fewer_or_more_numbers_than_embeddings(side, pairs, sen
     [
         (lambda m: m.generate("a star", samples=0), "samples must be at least 1, got 0"),
         (lambda m: m.caption(Image.new("RGB", (8, 8)), top_k=0), "top_k must be from 1 to"),
+        (lambda m: m.generate("a star", refine_steps=-1), "refine_steps must be 0, or above"),
         (lambda m: m.generate([" "]), "texts must hold sentences"),
         (lambda m: m.generate([]), "texts must hold sentences"),
         (lambda m: m.generate("a star", float("nan")), "temperature must be finite"),

@@ -34,6 +34,15 @@ def test_a_caption_of_fewer_numbers_is_the_first_outputs_and_draws_with_residual
     torch.testing.assert_close(losses["generation"], (network.inverse(y) - x).square().mean())
 
 
+def test_an_expected_latent_takes_the_place_of_the_images_own_in_generation_alone():
+    network, x, e = InvertibleNetwork(6, 2), torch.randn(5, 6), torch.randn(5, 6)
+    batch = {"x": x, "e": e, "expected": torch.randn(5, 6)}
+    losses = pair_losses(network, batch, {**NONE, "generation": 1.0})
+    error = (network.inverse(e) - batch["expected"]).square().mean()
+    torch.testing.assert_close(losses["generation"], error)
+    torch.testing.assert_close(losses["caption"], (network(x) - e).square().mean())
+
+
 def test_a_wider_network_gets_zeros_beside_latents_and_captions_and_only_latents_count():
     network, x, e = setup()
     x, e = x[:, :4], e[:, :3]

@@ -5,11 +5,12 @@ import pytest
 import torch
 from batches import EVERY_TERM, empty_batch
 
+from invcap.captioning.objectives import pair_losses
 from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import (
     CHECKPOINT,
-    CaptionSampler,
+    Choices,
     TrainingModule,
     TrainSettings,
     make_optimizers,
@@ -62,6 +63,25 @@ def test_a_run_resumed_from_a_checkpoint_gives_the_same_weights(
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, resumed.module.state_dict()[name]), name
     assert whole.history == resumed.history
+
+
+def test_the_inverse_is_trained_towards_the_mean_of_all_latents_of_a_caption(
+    accelerator, tmp_path, monkeypatch
+):
+    seen = []
+
+    def spy(network, batch, weights):
+        seen.append(batch)
+        return pair_losses(network, batch, weights)
+
+    monkeypatch.setattr("invcap.captioning.train.pair_losses", spy)
+    x, e = torch.randn(9, FEATURES), torch.randn(3, FEATURES)
+    caption = torch.arange(9) // 3
+    pairs = Pairs([""] * 9, x, [""] * 3, e, torch.arange(9), caption)
+    unit = Scaler(torch.zeros(FEATURES), torch.ones(FEATURES))
+    train_network(pairs, unit, unit, replace(SETTINGS, steps=1), tmp_path, accelerator)
+    means = x.view(3, 3, FEATURES).mean(1)
+    torch.testing.assert_close(seen[0]["expected"], means[seen[0]["pairs"][:, 1]])
 
 
 @pytest.mark.slow
@@ -167,10 +187,21 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(run,
 
 def test_every_caption_of_an_image_is_drawn_and_none_of_another():
     image = torch.tensor([0, 0, 0, 1, 2, 2])
-    sampler = CaptionSampler(image, torch.tensor([5, 1, 2, 0, 4, 3]))
-    drawn = sampler.draw(torch.tensor([0] * 200 + [2] * 200), torch.Generator())
+    captions_of = Choices(image, torch.tensor([5, 1, 2, 0, 4, 3]))
+    drawn = captions_of.draw(torch.tensor([0] * 200 + [2] * 200), torch.Generator())
     assert set(drawn[:200].tolist()) == {5, 1, 2}
     assert set(drawn[200:].tolist()) == {4, 3}
+
+
+def test_all_images_of_a_caption_are_drawn_but_no_more_than_asked():
+    captions = torch.tensor([2, 0, 0, 1, 0, 0])
+    images_of = Choices(captions, torch.arange(6))
+    shown, weights = images_of.draw_some(torch.tensor([1, 0, 2] * 50), 3, torch.Generator())
+    assert shown.shape == weights.shape == (150, 3)
+    assert torch.equal(weights[:3], torch.tensor([[1.0, 0, 0], [1 / 3] * 3, [1.0, 0, 0]]))
+    assert (shown[::3, 0] == 3).all() and (shown[2::3, 0] == 0).all()
+    assert {*shown[1::3].flatten().tolist()} == {1, 2, 4, 5}
+    assert all(len({*row}) == 3 for row in shown[1::3].tolist())
 
 
 @pytest.mark.parametrize(

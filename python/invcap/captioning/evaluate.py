@@ -49,7 +49,7 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
         "generation": {
             "latent_mse": F.mse_loss(drawn[caption], x[image]).item(),
             **_recall(ranks(drawn, x, caption, image)),
-            "redrawn_r_at_10": _redrawn(model, drawn, x, image, caption),
+            "redrawn_r_at_10": _redrawn(model, e, x, image, caption),
         },
         "round_trip": {"max_abs_error": round_trip.abs().max().item()},
     }
@@ -78,12 +78,11 @@ def _recall(found: Tensor) -> dict[str, float]:
 
 
 def _redrawn(
-    model: InvertibleCaptioner, drawn: Tensor, x: Tensor, image: Tensor, caption: Tensor
+    model: InvertibleCaptioner, e: Tensor, x: Tensor, image: Tensor, caption: Tensor
 ) -> float:
     """The share of images drawn from a caption that, encoded again, find their own in ten."""
     first = torch.cat([image.new_ones(1), image.diff()]).bool()
     images, captions = image[first][:REDRAWN], caption[first][:REDRAWN]
-    pixels = model.image_encoder.decode(model.latent_scaler.inverse(drawn[captions]))
-    again = model.latent_scaler(model.image_encoder.encode(pixels))
+    again = model.latent_scaler(model.image_encoder.encode(model.draw(e[captions])))
     numbers = torch.arange(len(images), device=images.device)
     return (ranks(again, x, numbers, images) <= 10).float().mean().item()

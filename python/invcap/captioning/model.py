@@ -19,6 +19,7 @@ from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
 from invcap.captioning.nearest import EXACT_UP_TO, NearestIndex, nearest
 from invcap.captioning.objectives import widened
+from invcap.captioning.refine import differentiable, refine
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.writer import Writer, check_writing
 from invcap.data import fit_image
@@ -189,6 +190,7 @@ class InvertibleCaptioner(ModelHubMixin):
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
         samples: int = 1,
+        refine_steps: int | None = None,
     ) -> list[Image.Image]:
         """Draws images for each sentence, by the network's inverse.
 
@@ -198,6 +200,7 @@ class InvertibleCaptioner(ModelHubMixin):
                 and embeddings with temperature * sigma if the model learned one.
             generator: of those draws, on the CPU.
             samples: images of each sentence.
+            refine_steps: see `draw`.
 
         Returns:
             len(texts) * samples images, those of a sentence in a row.
@@ -221,13 +224,32 @@ class InvertibleCaptioner(ModelHubMixin):
         e = e.repeat_interleave(samples, 0)
         noise = temperature * torch.randn(len(e), features, generator=generator)
         about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
-        y = widened(e + self.sigma * about, self.network.features, beside)
-        return self.draw(self.network.inverse(y)[:, :features])
+        drawn = self.draw(e + self.sigma * about, beside, refine_steps)
+        return [Image.fromarray(image) for image in drawn]
 
-    def draw(self, x: Tensor) -> list[Image.Image]:
-        """Decodes standardized latents, (N, n), to images."""
-        pixels = self.image_encoder.decode(self.latent_scaler.inverse(x))
-        return [Image.fromarray(image) for image in pixels]
+    def draw(
+        self, e: Tensor, residual: Tensor | None = None, refine_steps: int | None = None
+    ) -> np.ndarray:
+        """Draws captions' coordinates, (N, k), as images, (N, H, W, 3) bytes.
+
+        Args:
+            residual: (N, n - k); None for zeros.
+            refine_steps: see `invcap.captioning.refine`; None for as many as the image encoder is
+                quick enough for.
+
+        Raises:
+            ValueError: there are steps, but no gradient goes through the image encoder.
+        """
+        width, encoder = self.network.features, self.image_encoder
+        x = self.network.inverse(widened(e, width, residual))[:, : self.latent_scaler.features]
+        project, steps = differentiable(encoder, refine_steps)
+
+        def caption(x: Tensor) -> Tensor:
+            seen = self.latent_scaler(project(self.latent_scaler.inverse(x)))
+            return self.network(widened(seen, width))[:, : e.shape[1]]
+
+        x = refine(x, e, caption, steps)
+        return encoder.decode(self.latent_scaler.inverse(x))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes safetensors and JSON, and the picture of the card."""

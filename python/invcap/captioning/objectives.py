@@ -40,14 +40,16 @@ def pair_losses(
     """The terms that have a weight, of pairs of x and e:
 
     - caption: mean (f(x)_1..k - e)^2, over rows and features, the paper's objective;
-    - generation: mean (f^-1(e + u, 0) - x)^2, u of the caption's noise, if there is any;
+    - generation: mean (f^-1(e + u, 0) - x)^2, u of the caption's noise, if there is any; x is the
+      mean of several latents with that caption where there are, so that less is left to chance;
     - contrastive: `contrastive_loss` of each of these directions;
     - robust_inverse: mean (f^-1(f(x) + v) - x)^2, so that the inverse forgives small errors;
     - residual: `sliced_distance` of (e, f(x)_k+1..n) and (e, z), z of a unit normal.
 
     Args:
         batch: "x", "e", and what the terms need: "u" (rows, k), "pairs" (see `contrastive_loss`),
-            "v" (rows, width), "z" (rows, n - k), "directions" (n, D), "padding" (rows, width - n).
+            "v" (rows, width), "z" (rows, n - k), "directions" (n, D), "padding" (rows, width - n),
+            "expected" (rows, n).
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
     """
@@ -60,7 +62,7 @@ def pair_losses(
     if weights["generation"]:
         drawn = network.inverse(widened(e + batch.get("u", 0), width))[:, :features]
         directions.append((drawn, x))
-        losses["generation"] = F.mse_loss(drawn, x)
+        losses["generation"] = F.mse_loss(drawn, batch.get("expected", x))
     if weights["contrastive"]:
         terms = [contrastive_loss(*direction, batch["pairs"]) for direction in directions]
         losses["contrastive"] = torch.stack(terms).sum()

@@ -98,10 +98,8 @@ def _show(model: InvertibleCaptioner, held_out: Pairs, chosen: Sequence[int]) ->
     written: list[str | None] = [None] * len(chosen)
     if model.writer is not None:
         written = [best[0].text for best in model.write_for(found)]
-    expected = widened(targets[[captions[0] for captions in own]], width)
-    drawn, round_trips = (
-        decoded(model.network.inverse(outputs)[:, :features]) for outputs in (expected, y)
-    )
+    drawn = model.draw(targets[[captions[0] for captions in own]])
+    round_trips = decoded(model.network.inverse(y)[:, :features])
     columns = zip(chosen, own, nearest, written, decoded(x), drawn, round_trips, strict=True)
     return [
         Shown(

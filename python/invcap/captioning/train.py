@@ -30,6 +30,7 @@ LEARNING_RATES = {"muon": 0.04, "adamw": 2e-3}
 CHECKPOINT = "checkpoint.safetensors"
 ROBUST_NOISE = 0.15
 DIRECTIONS = 256
+AVERAGED = 4
 
 
 @dataclass(frozen=True)
@@ -147,30 +148,54 @@ class TrainingModule(nn.Module):
         return pair_losses(self.network, batch, settings.weights)
 
 
-class CaptionSampler:
-    """For each image, the captions it has: image, caption (P,) as in `Pairs`."""
+class Choices:
+    """For each number of one side, those of the other that belong to it.
 
-    def __init__(self, image: Tensor, caption: Tensor) -> None:
-        self.caption = caption
-        self.count = torch.bincount(image)
+    Args:
+        of, choice: (P,) int64: choice[p] belongs to of[p].
+    """
+
+    def __init__(self, of: Tensor, choice: Tensor) -> None:
+        order = of.argsort(stable=True)
+        self.choice = choice[order]
+        self.count = torch.bincount(of)
         self.first = self.count.cumsum(0) - self.count
 
-    def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws one caption of each of `images`."""
-        share = torch.rand(len(images), generator=generator)
-        return self.caption[self.first[images] + (share * self.count[images]).long()]
+    def draw(self, of: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws one of each, (N,)."""
+        share = torch.rand(len(of), generator=generator)
+        return self.choice[self.first[of] + (share * self.count[of]).long()]
+
+    def draw_some(self, of: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws as many of each as there are, without repetition, but at most so many.
+
+        Returns:
+            (N, M), and weights (N, M) that sum to 1 over M and are 0 where there is none.
+        """
+        count = self.count[of][:, None]
+        most = min(most, int(self.count.max()))
+        start = (torch.rand(len(of), 1, generator=generator) * count).long()
+        number = torch.arange(most)
+        chosen = self.choice[self.first[of][:, None] + (start + number) % count]
+        weights = (number < count).float()
+        return chosen, weights / weights.sum(1, keepdim=True)
 
 
 def draw_pairs(
-    pairs: Pairs, sampler: CaptionSampler, count: int, generator: torch.Generator
+    pairs: Pairs, captions_of: Choices, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws images uniformly, one caption of each, and the row of latents of one variant."""
     images = torch.randint(len(pairs.names), (count,), generator=generator)
-    captions = sampler.draw(images, generator)
+    captions = captions_of.draw(images, generator)
+    return images, captions, draw_variants(pairs, images, generator)
+
+
+def draw_variants(pairs: Pairs, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws the row of latents of one variant of each image."""
     rows = images * pairs.variants
     if pairs.variants > 1:
-        rows = rows + torch.randint(pairs.variants, (count,), generator=generator)
-    return images, captions, rows
+        rows = rows + torch.randint(pairs.variants, images.shape, generator=generator)
+    return rows
 
 
 def train_network(
@@ -193,11 +218,12 @@ def train_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = TrainingModule(features + settings.padding, settings)
-    sampler = CaptionSampler(pairs.image, pairs.caption)
+    captions_of = Choices(pairs.image, pairs.caption)
+    images_of = Choices(pairs.caption, pairs.image)
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
-        images, captions, rows = draw_pairs(pairs, sampler, count, generator)
+        images, captions, rows = draw_pairs(pairs, captions_of, count, generator)
         x = latent_scaler(pairs.latents[rows[part]])
         batch = {
             "e": embedding_scaler(pairs.embeddings[captions[part]]),
@@ -210,6 +236,11 @@ def train_network(
         if settings.caption_noise:
             noise = torch.randn(count, coordinates, generator=generator)
             batch["u"] = settings.caption_noise * noise[part]
+        if images_of.count.max() > 1:
+            shown, weights = images_of.draw_some(captions, AVERAGED, generator)
+            shown, weights = draw_variants(pairs, shown, generator)[part], weights[part]
+            several = latent_scaler(pairs.latents[shown.flatten()]).unflatten(0, shown.shape)
+            batch["expected"] = (weights[..., None] * several).sum(1)
         if settings.robust_inverse:
             batch["v"] = ROBUST_NOISE * torch.randn(count, width, generator=generator)[part]
         if settings.residual and residual:

@@ -16,7 +16,7 @@ from invcap.captioning.language import HEAD_WIDTH, SMALL, load_language, small_l
 from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
-from invcap.captioning.train import CaptionSampler, draw_pairs
+from invcap.captioning.train import Choices, draw_pairs
 from invcap.captioning.writer import IGNORED, MOST_TOKENS, Writer, rescaled
 from invcap.checks import check_at_least, check_finite, check_share
 from invcap.hashing import fingerprint
@@ -141,12 +141,12 @@ def train_writer(
     coordinates = embedding_scaler.features
     writer = make_writer(pretrained, pairs.captions, coordinates, settings)
     rows = TokenRows(writer.tokenizer, pairs.captions)
-    sampler = CaptionSampler(pairs.image, pairs.caption)
+    captions_of = Choices(pairs.image, pairs.caption)
     network = network.to(accelerator.device).eval()
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
-        _, captions, latents = draw_pairs(pairs, sampler, count, generator)
+        _, captions, latents = draw_pairs(pairs, captions_of, count, generator)
         tokens = rows[captions]
         weight = count / (tokens != IGNORED).sum()
         noise = settings.noise * torch.randn(count, coordinates, generator=generator)

@@ -128,6 +128,13 @@ def generate(
         float,
         typer.Option(help="0 for the expected image; above, what the sentence leaves open varies."),
     ] = 0.0,
+    refine_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Gradient steps after which the image is captioned as the sentence says; default "
+            "20 with the small autoencoder, else 0."
+        ),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
@@ -141,7 +148,7 @@ def generate(
 
     captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
     generator = torch.Generator().manual_seed(seed)
-    drawn = captioner.generate(texts, temperature, generator, samples)
+    drawn = captioner.generate(texts, temperature, generator, samples, refine_steps)
     result = []
     for index, picture in enumerate(drawn):
         text, sample = divmod(index, samples)

@@ -20,7 +20,8 @@ from invcap.hashing import fingerprint
 
 Autoencoder: TypeAlias = ConvAutoencoder | AutoencoderKL | AutoencoderTiny
 AUTOENCODERS = {kind.__name__: kind for kind in (ConvAutoencoder, AutoencoderKL, AutoencoderTiny)}
-BATCH = 256
+PIXELS_AT_ONCE = 2**18  # 256 images of 32 x 32
+REFINE_STEPS = 20
 
 
 class AutoencoderImages:
@@ -55,7 +56,7 @@ class AutoencoderImages:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
         """Maps images, (N, H, W, 3) bytes, to latents, (N, features), on the encoder's device."""
-        batches = torch.from_numpy(pixels).split(BATCH)
+        batches = torch.from_numpy(pixels).split(self._at_once)
         device = self.autoencoder.device
         return torch.cat([self._encode(to_unit_range(b.to(device))).flatten(1) for b in batches])
 
@@ -64,8 +65,21 @@ class AutoencoderImages:
         """Maps latents, (N, features), to images, (N, H, W, 3) bytes."""
         shaped = latents.to(self.autoencoder.device).reshape(-1, *self.latent_shape)
         return np.concatenate(
-            [to_bytes(self.autoencoder.decode(batch).sample) for batch in shaped.split(BATCH)]
+            [
+                to_bytes(self.autoencoder.decode(batch).sample)
+                for batch in shaped.split(self._at_once)
+            ]
         )
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Maps latents, (N, features), to those of what `decode` draws, with a gradient."""
+        shaped = latents.to(self.autoencoder.device).reshape(-1, *self.latent_shape)
+        return self._encode(self.autoencoder.decode(shaped).sample.clamp(-1, 1)).flatten(1)
+
+    @property
+    def refine_steps(self) -> int:
+        """Those that pay: a large autoencoder takes seconds a step."""
+        return REFINE_STEPS if isinstance(self.autoencoder, ConvAutoencoder) else 0
 
     def save(self, folder: Path) -> None:
         """Writes the autoencoder and its size of image into a folder."""
@@ -76,6 +90,11 @@ class AutoencoderImages:
     def load(cls, folder: Path) -> AutoencoderImages:
         """Reads what `save` wrote."""
         return cls(load_autoencoder(str(folder)), tuple(read_json(folder / ENCODER_FILE)["size"]))
+
+    @property
+    def _at_once(self) -> int:
+        """Images, so that memory does not depend on their size."""
+        return max(1, PIXELS_AT_ONCE // prod(self.size))
 
     def _encode(self, images: Tensor) -> Tensor:
         encoded = self.autoencoder.encode(images)

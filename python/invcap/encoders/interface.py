@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,4 +47,18 @@ class ImageEncoder(Protocol):
 
     def save(self, folder: Path) -> None:
         """Writes what `invcap.encoders.load.load_image_encoder` reads, `encoder.json` last."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """An image encoder through which a drawn image can be changed by gradients."""
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Maps latents, (N, features), to those of what `decode` draws, with a gradient."""
+        ...
+
+    @property
+    def refine_steps(self) -> int:
+        """Steps of `invcap.captioning.refine` that are worth their time by default."""
         ...

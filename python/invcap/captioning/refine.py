@@ -1,0 +1,71 @@
+"""Drawn latents, moved until what they draw is captioned as it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from invcap.encoders.interface import Differentiable, ImageEncoder
+
+RATE = 0.2
+AT_ONCE = 256
+Map = Callable[[Tensor], Tensor]
+
+
+def differentiable(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
+    """The latents of what an encoder draws, with a gradient, and how many steps to refine.
+
+    Args:
+        steps: None for as many as the encoder is quick enough for.
+
+    Raises:
+        ValueError: there are steps, but no gradient goes through the encoder.
+    """
+    if isinstance(encoder, Differentiable):
+        steps = encoder.refine_steps if steps is None else steps
+        if steps >= 0:
+            return encoder.project, steps
+    elif not steps:
+        return lambda latents: latents, 0
+    raise ValueError(
+        f"refine_steps must be 0, or above with an autoencoder as image encoder, got {steps}"
+    )
+
+
+@torch.enable_grad()
+def refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
+    """Descends |caption(x) - e|^2 from latents x, each by itself.
+
+    An inverse that was learned answers near the mean of what it is asked for, where small things
+    that words name are lost. The forward direction tells them apart; its gradient puts them back.
+
+    Args:
+        x: (N, n) standardized.
+        e: (N, k) coordinates of captions.
+        caption: differentiable, x -> (N, k).
+        steps: of Adam, at a rate that falls linearly from `RATE`.
+
+    Returns:
+        (N, n).
+    """
+    if not steps:
+        return x
+    return torch.cat(
+        [
+            _refine(rows, wanted, caption, steps)
+            for rows, wanted in zip(x.split(AT_ONCE), e.split(AT_ONCE), strict=True)
+        ]
+    )
+
+
+def _refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
+    moved = x.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([moved], RATE, betas=(0.9, 0.99))
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        optimizer.zero_grad()
+        (caption(moved) - e).square().sum().backward()
+        optimizer.step()
+    return moved.detach()
