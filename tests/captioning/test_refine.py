@@ -44,5 +44,5 @@ def test_steps_need_an_encoder_with_a_gradient(captioner, pairs):
     captioner_encoder, captioner.image_encoder = captioner.image_encoder, Frozen()
     e = captioner.embedding_scaler(pairs.embeddings[:1])
     assert captioner.draw(e).shape == (1, 32, 32, 3)
-    with pytest.raises(ValueError, match="with an autoencoder as image encoder, got 3"):
+    with pytest.raises(ValueError, match="where the image encoder has a gradient, got 3"):
         captioner.draw(e, refine_steps=3)

@@ -46,6 +46,12 @@ def test_any_autoencoder_encodes_bytes_and_decodes_to_bytes(make, tmp_path):
     assert encoder.decode(latents).shape == pixels.shape
     assert encoder.decode(latents).dtype == np.uint8
     torch.testing.assert_close(encoder.encode(pixels[1:2])[0], latents[1], rtol=1e-4, atol=1e-4)
+    moved = latents.clone().requires_grad_()
+    projected, drawn = encoder.project(moved), encoder.encode(encoder.decode(latents))
+    # Between both lies the rounding of pixels to bytes.
+    assert (projected - drawn).norm() < 0.05 * drawn.norm()
+    projected.sum().backward()
+    assert moved.grad.abs().max() > 0
 
 
 def test_channels_come_as_near_as_whole_ones_can_to_a_count_of_numbers():

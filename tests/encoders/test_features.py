@@ -154,3 +154,13 @@ def test_components_are_those_of_the_singular_values_and_as_many_as_there_are():
     expected = (rows - rows.mean(0)).double() @ axes[:3].T / values[:3] * 50**0.5
     torch.testing.assert_close(projected.abs().double(), expected.abs(), rtol=1e-3, atol=1e-3)
     assert principal_components(rows, 100).directions.shape == (8, 5)
+
+
+def test_a_projection_encodes_what_is_drawn_and_has_a_gradient(encoder):
+    latents = torch.randn(3, encoder.features, requires_grad=True)
+    projected = encoder.project(latents)
+    drawn = encoder.encode(encoder.decode(latents))
+    # Between both lies the rounding of pixels to bytes.
+    assert (projected - drawn).norm() < 0.1 * (drawn - drawn.mean(0)).norm()
+    projected.sum().backward()
+    assert latents.grad.abs().sum(1).min() > 0

@@ -30,7 +30,7 @@ def differentiable(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
     elif not steps:
         return lambda latents: latents, 0
     raise ValueError(
-        f"refine_steps must be 0, or above with an autoencoder as image encoder, got {steps}"
+        f"refine_steps must be 0, or above where the image encoder has a gradient, got {steps}"
     )
 
 

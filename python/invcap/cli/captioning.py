@@ -131,7 +131,7 @@ def generate(
     refine_steps: Annotated[
         int | None,
         typer.Option(
-            help="Gradient steps after which the image is captioned as the sentence says; default "
+            help="Gradient steps that make the image be captioned as the sentence says; default "
             "20 with the small autoencoder, else 0."
         ),
     ] = None,

@@ -54,7 +54,17 @@ class Backbone:
     @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> Tensor:
         """Maps images, (N, H, W, 3) bytes, to features, (N, features) float32, on its device."""
-        return torch.cat([self._encode(part) for part in torch.from_numpy(pixels).split(BATCH)])
+        device = self.mean.device
+        return torch.cat(
+            [
+                self.see(resized(part.to(device), self.size))
+                for part in torch.from_numpy(pixels).split(BATCH)
+            ]
+        )
+
+    def see(self, images: Tensor) -> Tensor:
+        """Maps images, (N, 3, *size) floats from 0 to 255, to features, with a gradient."""
+        return self.network((images * self.facts["scale"] - self.mean) / self.std).float()
 
     def save(self, folder: Path) -> None:
         """Writes the weights as safetensors and what they expect, `backbone.json` last."""
@@ -63,10 +73,6 @@ class Backbone:
         else:
             write_tensors(folder / "model.safetensors", self.network.state_dict())
         write_json(folder / BACKBONE_FILE, self.facts)
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        images = resized(pixels.to(self.mean.device), self.size) * self.facts["scale"]
-        return self.network((images - self.mean) / self.std).float()
 
 
 class EfficientNetFeatures(nn.Module):
@@ -142,7 +148,11 @@ def load_saved_backbone(folder: Path) -> Backbone:
 
 def resized(pixels: Tensor, size: Sequence[int]) -> Tensor:
     """(N, H, W, 3) bytes to (N, 3, *size) floats from 0 to 255, bicubic with antialiasing."""
-    images = pixels.permute(0, 3, 1, 2).float()
+    return scaled_to(pixels.permute(0, 3, 1, 2).float(), size)
+
+
+def scaled_to(images: Tensor, size: Sequence[int]) -> Tensor:
+    """The same of (N, 3, H, W) floats from 0 to 255, with a gradient."""
     if images.shape[2:] == tuple(size):
         return images
     return F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp(0, 255)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invcap.encoders.autoencoder import to_bytes, to_unit_range
-from invcap.encoders.backbones import Backbone, load_saved_backbone, resized
+from invcap.encoders.backbones import Backbone, load_saved_backbone, resized, scaled_to
 from invcap.encoders.feature_autoencoder import FeatureAutoencoder
 from invcap.encoders.interface import ENCODER_FILE
 from invcap.files import read_json, write_json
@@ -109,6 +109,17 @@ class FeatureImages:
         """Maps latents, (N, features), to images, (N, side, side, 3) bytes."""
         batches = latents.to(self.autoencoder.device).split(BATCH)
         return np.concatenate([to_bytes(self.autoencoder.decode(batch)) for batch in batches])
+
+    def project(self, latents: Tensor) -> Tensor:
+        """Maps latents, (N, features), to those of what `decode` draws, with a gradient."""
+        images = self.autoencoder.decode(latents.to(self.autoencoder.device)).clamp(-1, 1)
+        features = self.backbone.see(scaled_to((images + 1) * 127.5, self.backbone.size))
+        return self.autoencoder.encode(features, images)
+
+    @property
+    def refine_steps(self) -> int:
+        """None: a step through the backbone takes a fifth of a second an image on a CPU core."""
+        return 0
 
     def save(self, folder: Path) -> None:
         """Writes the networks, as safetensors, and the size of images into a folder."""
