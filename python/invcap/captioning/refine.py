@@ -10,6 +10,7 @@ from torch import Tensor
 from invcap.encoders.interface import Differentiable, ImageEncoder
 
 RATE = 0.2
+STAY = 1.0
 AT_ONCE = 256
 Map = Callable[[Tensor], Tensor]
 
@@ -36,7 +37,7 @@ def differentiable(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
 
 @torch.enable_grad()
 def refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
-    """Descends |caption(x) - e|^2 from latents x, each by itself.
+    """Descends |caption(x) - e|^2 + `STAY` |x - x_0|^2 from latents x_0, each by itself.
 
     An inverse that was learned answers near the mean of what it is asked for, where small things
     that words name are lost. The forward direction tells them apart; its gradient puts them back.
@@ -44,7 +45,7 @@ def refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
     Args:
         x: (N, n) standardized.
         e: (N, k) coordinates of captions.
-        caption: differentiable, x -> (N, k).
+        caption: differentiable, from latents to (N, k).
         steps: of Adam, at a rate that falls linearly from `RATE`.
 
     Returns:
@@ -66,6 +67,7 @@ def _refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimizer.zero_grad()
-        (caption(moved) - e).square().sum().backward()
+        error, away = caption(moved) - e, moved - x.detach()
+        (error.square().sum() + STAY * away.square().sum()).backward()
         optimizer.step()
     return moved.detach()
