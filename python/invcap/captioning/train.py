@@ -160,6 +160,7 @@ class Choices:
         self.choice = choice[order]
         self.count = torch.bincount(of)
         self.first = self.count.cumsum(0) - self.count
+        self.most = int(self.count.max())
 
     def draw(self, of: Tensor, generator: torch.Generator) -> Tensor:
         """Draws one of each, (N,)."""
@@ -173,9 +174,8 @@ class Choices:
             (N, M), and weights (N, M) that sum to 1 over M and are 0 where there is none.
         """
         count = self.count[of][:, None]
-        most = min(most, int(self.count.max()))
         start = (torch.rand(len(of), 1, generator=generator) * count).long()
-        number = torch.arange(most)
+        number = torch.arange(min(most, self.most))
         chosen = self.choice[self.first[of][:, None] + (start + number) % count]
         weights = (number < count).float()
         return chosen, weights / weights.sum(1, keepdim=True)
@@ -220,6 +220,7 @@ def train_network(
         module = TrainingModule(features + settings.padding, settings)
     captions_of = Choices(pairs.image, pairs.caption)
     images_of = Choices(pairs.caption, pairs.image)
+    averages = settings.weights["generation"] > 0 and images_of.most > 1
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
@@ -236,7 +237,7 @@ def train_network(
         if settings.caption_noise:
             noise = torch.randn(count, coordinates, generator=generator)
             batch["u"] = settings.caption_noise * noise[part]
-        if images_of.count.max() > 1:
+        if averages:
             shown, weights = images_of.draw_some(captions, AVERAGED, generator)
             shown, weights = draw_variants(pairs, shown, generator)[part], weights[part]
             several = latent_scaler(pairs.latents[shown.flatten()]).unflatten(0, shown.shape)
