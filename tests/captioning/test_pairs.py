@@ -110,3 +110,14 @@ def test_a_scaler_standardizes_rows_and_undoes_it():
     torch.testing.assert_close(scaled[:, :4].std(0, correction=0), torch.ones(4))
     assert not scaled[:, 4].any()
     torch.testing.assert_close(scaler.inverse(scaled), rows)
+
+
+def test_training_rows_are_in_memory_unless_they_take_too_much(source, encode, monkeypatch):
+    small, _ = encode(source)
+    monkeypatch.setattr("invcap.captioning.pairs.MOST_IN_MEMORY", 4 * 384)
+    large, held_out = encode(source)
+    for name in ("latents", "embeddings"):
+        one, other = getattr(small, name), getattr(large, name)
+        assert isinstance(one, torch.Tensor) and not isinstance(other, torch.Tensor)
+        assert torch.equal(one, all_of(other))
+        assert isinstance(getattr(held_out, name), torch.Tensor)

@@ -17,6 +17,8 @@ from invcap.data.shards import ChosenRows, Rows, ShardRows, numbers, write_shard
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.hashing import digest
 
+MOST_IN_MEMORY = 2**28
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -74,7 +76,9 @@ def make_pairs(
     accelerator: Accelerator,
     dtype: str = "float32",
 ) -> Pairs:
-    """The held-out pairs, in memory, or the training ones with their variants, on disk.
+    """The held-out pairs, in memory, or the training ones with their variants.
+
+    Latents or embeddings that take more than `MOST_IN_MEMORY` bytes stay on disk.
 
     Raises:
         ValueError: there are none.
@@ -95,15 +99,21 @@ def make_pairs(
     pngs = images.pngs() if held_out else {}
     return Pairs(
         names=[images.names[index] for index in chosen],
-        latents=in_memory(latents) if held_out else latents,
+        latents=in_memory(latents) if held_out else kept(latents),
         captions=captions,
-        embeddings=in_memory(embeddings) if held_out else embeddings,
+        embeddings=in_memory(embeddings) if held_out else kept(embeddings),
         image=torch.arange(len(said)).repeat_interleave(torch.tensor([len(one) for one in said])),
         caption=torch.tensor([known[caption] for one in said for caption in one]),
         variants=variants,
         pngs=[pngs[index] for index in chosen] if held_out else [],
         identity=digest(images.identity, embeddings.identity, str(held_out)),
     )
+
+
+def kept(rows: Rows) -> Rows:
+    """Rows in memory if they are few, else as they are, on disk."""
+    row = rows[torch.zeros(1, dtype=torch.int64)]
+    return in_memory(rows) if len(rows) * row.nbytes <= MOST_IN_MEMORY else rows
 
 
 def in_memory(rows: Rows) -> Tensor:
