@@ -97,8 +97,8 @@ def numbers(values: np.ndarray) -> pa.Array:
 class ShardRows:
     """A column of numbers in shards as rows (N, n), of which only those asked for are read.
 
-    They are read with system calls: a mapping would count as resident whatever the kernel maps
-    around a row, megabytes on some.
+    They are read with system calls: of a mapping, all that the kernel maps around a row would
+    count as resident.
 
     Args:
         paths: of the shards.
