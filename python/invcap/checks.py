@@ -28,7 +28,7 @@ def check_finite(settings: Any, *names: str, above_zero: bool, of: str = "") -> 
         raise ValueError(f"{of}{name} must be finite and {wanted}, got {value}")
 
 
-def check_share(settings: Any, *names: str, one: bool = True, of: str = "") -> None:
+def check_fraction(settings: Any, *names: str, one: bool = True, of: str = "") -> None:
     """Raises ValueError unless each is from 0 to 1, or to below 1."""
     for name in names:
         value = getattr(settings, name)

@@ -19,7 +19,7 @@ from invcap.captioning.card import ABOUT, make_card
 from invcap.captioning.compose import compositions
 from invcap.captioning.nearest import EXACT_UP_TO, NearestIndex, nearest
 from invcap.captioning.objectives import widened
-from invcap.captioning.refine import differentiable, refine
+from invcap.captioning.refine import refine, refinement
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.writer import Writer, check_writing
 from invcap.data import fit_image
@@ -242,7 +242,7 @@ class InvertibleCaptioner(ModelHubMixin):
         """
         width, encoder = self.network.features, self.image_encoder
         x = self.network.inverse(widened(e, width, residual))[:, : self.latent_scaler.features]
-        project, steps = differentiable(encoder, refine_steps)
+        project, steps = refinement(encoder, refine_steps)
 
         def caption(x: Tensor) -> Tensor:
             seen = self.latent_scaler(project(self.latent_scaler.inverse(x)))

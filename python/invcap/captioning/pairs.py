@@ -99,9 +99,9 @@ def make_pairs(
     pngs = images.pngs() if held_out else {}
     return Pairs(
         names=[images.names[index] for index in chosen],
-        latents=in_memory(latents) if held_out else kept(latents),
+        latents=in_memory(latents) if held_out else in_memory_if_few(latents),
         captions=captions,
-        embeddings=in_memory(embeddings) if held_out else kept(embeddings),
+        embeddings=in_memory(embeddings) if held_out else in_memory_if_few(embeddings),
         image=torch.arange(len(said)).repeat_interleave(torch.tensor([len(one) for one in said])),
         caption=torch.tensor([known[caption] for one in said for caption in one]),
         variants=variants,
@@ -110,7 +110,7 @@ def make_pairs(
     )
 
 
-def kept(rows: Rows) -> Rows:
+def in_memory_if_few(rows: Rows) -> Rows:
     """Rows in memory if they are few, else as they are, on disk."""
     row = rows[torch.zeros(1, dtype=torch.int64)]
     return in_memory(rows) if len(rows) * row.nbytes <= MOST_IN_MEMORY else rows

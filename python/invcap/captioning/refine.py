@@ -15,7 +15,7 @@ AT_ONCE = 256
 Map = Callable[[Tensor], Tensor]
 
 
-def differentiable(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
+def refinement(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
     """The latents of what an encoder draws, with a gradient, and how many steps to refine.
 
     Args:

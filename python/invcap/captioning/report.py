@@ -20,7 +20,7 @@ from torch import Tensor
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import widened
 from invcap.captioning.pairs import Pairs, in_memory
-from invcap.captioning.refine import differentiable
+from invcap.captioning.refine import refinement
 from invcap.captioning.similarity import similarities
 from invcap.data.encode import decode_png
 from invcap.figures import write_figure
@@ -79,7 +79,7 @@ def write_report(
         held_out=len(held_out.names),
         curves=_curves(history),
         shown=shown,
-        refine_steps=differentiable(model.image_encoder, None)[1],
+        refine_steps=refinement(model.image_encoder, None)[1],
     )
     write_text(output / "report.html", page)
     write_figure(output / "samples.png", _sheet(shown[:SHOWN_ON_SHEET]))

@@ -18,7 +18,7 @@ from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import Choices, draw_pairs
 from invcap.captioning.writer import IGNORED, MOST_TOKENS, Writer, rescaled
-from invcap.checks import check_at_least, check_finite, check_share
+from invcap.checks import check_at_least, check_finite, check_fraction
 from invcap.hashing import fingerprint
 from invcap.training.trainer import Batch, Trained, TrainerSettings, train
 from invcap_ext import InvertibleNetwork
@@ -64,7 +64,7 @@ class WriterSettings:
         if self.width < HEAD_WIDTH or self.width % HEAD_WIDTH:
             raise ValueError(f"writer width must be a multiple of {HEAD_WIDTH}, got {self.width}")
         check_finite(self, "noise", above_zero=False, of="writer ")
-        check_share(self, "predicted", of="writer ")
+        check_fraction(self, "predicted", of="writer ")
 
 
 class TokenRows:

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invcap.checks import check_at_least, check_finite, check_share
+from invcap.checks import check_at_least, check_finite, check_fraction
 from invcap.encoders.autoencoder import LatentNorm, ResidualBlock
 from invcap.encoders.components import Components
 from invcap.training.muon import Muon
@@ -130,7 +130,7 @@ class FeatureSettings:
             raise ValueError(f"side must be a power of two, at least {2 * GRID}, got {self.side}")
         check_finite(self, "learning_rate", above_zero=True)
         check_finite(self, "noise", "component_noise", above_zero=False)
-        check_share(self, "dropped", one=False)
+        check_fraction(self, "dropped", one=False)
 
 
 def train_feature_autoencoder(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from invcap.checks import check_at_least, check_finite, check_share
+from invcap.checks import check_at_least, check_finite, check_fraction
 from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
 
 WARM_STARTS = ("caption", "amortised")
@@ -66,7 +66,7 @@ class InversionSettings:
             raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {self.weighting!r}")
         check_finite(self, "learning_rate", "clip", above_zero=True)
         check_finite(self, "lr_decay_power", above_zero=False)
-        check_share(self, "momentum", "average", one=False)
+        check_fraction(self, "momentum", "average", one=False)
 
 
 def few_steps(schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:

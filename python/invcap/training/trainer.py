@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from invcap.checks import check_at_least, check_share
+from invcap.checks import check_at_least, check_fraction
 from invcap.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 LOGGED_EVERY = 25
@@ -62,8 +60,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "gradient_accumulation", "checkpoint_every")
         check_at_least(self, 1, *counts)
-        check_share(self, "warmup", "decay")
-        check_share(self, "average", one=False)
+        check_fraction(self, "warmup", "decay")
+        check_fraction(self, "average", one=False)
         if not self.max_norm > 0:
             raise ValueError(f"max_norm must be above 0, got {self.max_norm}")
         if not -(2**31) <= self.seed < 2**31:
@@ -262,12 +260,11 @@ def _draw_ahead(
         seed = (settings.seed << 32) + step
         return [draw(torch.Generator().manual_seed(seed), part) for part in parts]
 
-    steps = iter(range(first, settings.steps))
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(drawn, step) for step in islice(steps, 1))
-        while waiting:
-            batches = waiting.popleft().result()
-            waiting.extend(thread.submit(drawn, step) for step in islice(steps, 1))
+        submitted = (thread.submit(drawn, step) for step in range(first, settings.steps))
+        following = next(submitted, None)
+        while following:
+            batches, following = following.result(), next(submitted, None)
             yield batches
 
 
