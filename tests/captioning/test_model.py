@@ -97,6 +97,18 @@ def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):
     assert first == second != other
 
 
+def test_variations_are_what_is_drawn_and_are_kept(captioner, tmp_path):
+    captioner.embedding_scaler = Scaler(torch.zeros(384), torch.ones(376), torch.eye(384)[:, :376])
+    captioner.variations = 2
+    captioner.save_pretrained(tmp_path)
+    captioner = InvertibleCaptioner.from_pretrained(tmp_path)
+    seen = []
+    captioner.draw = lambda e, residual, steps: seen.append(residual) or []
+    captioner.generate("a star", temperature=2.0, samples=200)
+    assert seen[0].shape == (200, 2)
+    assert 1.7 < seen[0].std() < 2.3
+
+
 @pytest.mark.parametrize("side", ["narrow", "wide"])
 def test_latents_may_have_fewer_or_more_numbers_than_embeddings(side, pairs, sentences, tmp_path):
     torch.manual_seed(0)

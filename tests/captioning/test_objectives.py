@@ -34,6 +34,19 @@ def test_a_caption_of_fewer_numbers_is_the_first_outputs_and_draws_with_residual
     torch.testing.assert_close(losses["generation"], (network.inverse(y) - x).square().mean())
 
 
+def test_variations_are_the_residuals_first_numbers_and_the_inverse_draws_by_them():
+    network, x, e = setup()
+    w, z = torch.randn(2, 7, 2, dtype=x.dtype)
+    directions = draw_directions((2, 2), 16, torch.Generator()).double()
+    batch = {"x": x, "e": e[:, :2], "w": w, "z": z, "directions": directions}
+    losses = pair_losses(network, batch, {**NONE, "generation": 1.0, "residual": 1.0})
+    r, zeros = network(x)[:, 2:4], torch.zeros(7, 1, dtype=x.dtype)
+    drawn = network.inverse(torch.cat([e[:, :2], r + w, zeros], 1))
+    torch.testing.assert_close(losses["generation"], (drawn - x).square().mean())
+    rows = (torch.cat([e[:, :2], part], 1) for part in (r, z))
+    torch.testing.assert_close(losses["residual"], sliced_distance(*rows, directions))
+
+
 def test_an_expected_latent_takes_the_place_of_the_images_own_in_generation_alone():
     network, x, e = InvertibleNetwork(6, 2), torch.randn(5, 6), torch.randn(5, 6)
     batch = {"x": x, "e": e, "expected": torch.randn(5, 6)}

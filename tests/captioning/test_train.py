@@ -151,6 +151,25 @@ def test_the_residual_is_trained_to_be_a_unit_normal_that_does_not_know_the_capt
     assert 0.85 < residual.std() < 1.15
 
 
+@pytest.mark.slow
+def test_the_inverse_draws_the_several_latents_of_a_caption_by_variations(accelerator, tmp_path):
+    e, place = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(0))
+    place = place[:, :2].repeat(1, 4)  # two numbers that captions do not say, seen at four sites
+    every = torch.arange(len(e))
+    pairs = Pairs([""] * len(e), torch.cat([e, place], 1), [""] * len(e), e, every, every)
+    scalers = (Scaler(torch.zeros(n), torch.ones(n)) for n in (16, 8))
+    settings = replace(SETTINGS, variations=2, steps=400, batch_size=256)
+    network = train_network(pairs, *scalers, settings, tmp_path, accelerator).module.network
+    beside = torch.zeros(500, 8)
+    beside[:, :2] = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        said, drawn = network.inverse(torch.cat([e[:1].expand(500, -1), beside], 1)).split(8, 1)
+    assert (said - e[:1]).square().mean() < 0.1
+    assert 0.7 < drawn.std() < 1.3
+    same = drawn.unflatten(1, (4, 2))
+    assert (same - same.mean(1, keepdim=True)).std() < 0.3
+
+
 @pytest.mark.parametrize(
     ("change", "coordinates"), [({"contrastive": 1.0}, FEATURES), ({}, FEATURES - 1)]
 )
@@ -211,6 +230,7 @@ def test_all_images_of_a_caption_are_drawn_but_no_more_than_asked():
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"objective": "likelihood"}, "noise must be above 0"),
+        ({"objective": "caption", "variations": 2}, "variations must be 0 for 'caption'.* got 2"),
         ({"learning_rate": 0.0}, "learning_rate must be finite and above 0, got 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be finite and above 0, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be finite and above 0, got inf"),

@@ -58,6 +58,8 @@ class InvertibleCaptioner(ModelHubMixin):
         candidate_embeddings: (len(candidates), d), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
         writer: says embeddings in new words, if it was trained.
+        variations: how many numbers of the residual the inverse was trained to draw by; 0 if for a
+            residual of zeros alone.
 
     Attributes:
         about: what the model's card says, by the names in `ABOUT`.
@@ -77,6 +79,7 @@ class InvertibleCaptioner(ModelHubMixin):
         candidate_embeddings: Tensor,
         sigma: float = 0.0,
         writer: Writer | None = None,
+        variations: int = 0,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.image_encoder = image_encoder
@@ -87,6 +90,7 @@ class InvertibleCaptioner(ModelHubMixin):
         self.candidates = list(candidates)
         self.candidate_embeddings = candidate_embeddings
         self.writer = None if writer is None else writer.requires_grad_(False)
+        self.variations = variations
         self._index: NearestIndex | None = None
         self.about: dict[str, Any] = {}
         self.samples: Image.Image | None = None
@@ -196,8 +200,9 @@ class InvertibleCaptioner(ModelHubMixin):
 
         Args:
             texts: sentences.
-            temperature: 0 draws the expected image; above, residuals are drawn with this deviation,
-                and embeddings with temperature * sigma if the model learned one.
+            temperature: 0 draws the expected image; above, variations (without them, residuals) are
+                drawn with this deviation, and embeddings with temperature * sigma if the model
+                learned one.
             generator: of those draws, on the CPU.
             samples: images of each sentence.
             refine_steps: see `draw`.
@@ -213,16 +218,15 @@ class InvertibleCaptioner(ModelHubMixin):
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         e = self._embed_texts(texts)
-        features = self.latent_scaler.features
-        residual = features - e.shape[1]
+        residual = self.variations or self.latent_scaler.features - e.shape[1]
         if temperature and not (self.sigma or residual):
             raise ValueError(
-                "temperature must be 0 for a model that has nothing to sample, neither a residual "
-                "(latents with more numbers than embeddings) nor a sigma (objective 'likelihood'), "
-                f"got {temperature}"
+                "temperature must be 0 for a model that has nothing to sample: no variations, no "
+                "residual (latents with more numbers than embeddings), no sigma (objective "
+                f"'likelihood'), got {temperature}"
             )
         e = e.repeat_interleave(samples, 0)
-        noise = temperature * torch.randn(len(e), features, generator=generator)
+        noise = temperature * torch.randn(len(e), e.shape[1] + residual, generator=generator)
         about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
         drawn = self.draw(e + self.sigma * about, beside, refine_steps)
         return [Image.fromarray(image) for image in drawn]
@@ -233,7 +237,7 @@ class InvertibleCaptioner(ModelHubMixin):
         """Draws captions' coordinates, (N, k), as images, (N, H, W, 3) bytes.
 
         Args:
-            residual: (N, n - k); None for zeros.
+            residual: (N, at most n - k); None for zeros, which also follow it.
             refine_steps: see `invcap.captioning.refine`; None for as many as the image encoder is
                 quick enough for.
 
@@ -282,6 +286,7 @@ class InvertibleCaptioner(ModelHubMixin):
             "sentence_encoder": self.sentence_encoder.name,
             "sigma": self.sigma,
             "writer": self.writer is not None,
+            "variations": self.variations,
         }
         write_json(folder / "config.json", config | self.about)
 
@@ -340,6 +345,7 @@ class InvertibleCaptioner(ModelHubMixin):
             read_tensors(folder / "captions.safetensors")[0]["embeddings"],
             config["sigma"],
             Writer.load(folder / WRITER) if config.get("writer") else None,
+            config.get("variations", 0),
         )
         if len(loaded.candidates) > EXACT_UP_TO and (folder / INDEX).exists():
             loaded._index = NearestIndex.load(folder / INDEX)

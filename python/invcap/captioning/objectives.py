@@ -1,10 +1,13 @@
 """What training minimizes, on standardized latents x, (rows, n), and captions e, (rows, k).
 
 The network's first k outputs are the caption's; the next n - k are a residual, what the image has
-and its caption does not say. A network wider than n has zeros beside both, which give it room: a
-latent is padded with zeros (and the noise of training), outputs beyond n are free in one direction
-and zero in the other. Without them f and its inverse on captions undo each other exactly, so that
-one cannot err towards the mean, as regression does, unless the other errs away from it.
+and its caption does not say. The residual's first m numbers may be variations: then the inverse is
+trained to draw an image from its caption and these, so that others draw other images of it.
+
+A network wider than n has zeros beside both, which give it room: a latent is padded with zeros (and
+the noise of training), outputs beyond n are free in one direction and zero in the other. Without
+them f and its inverse on captions undo each other exactly, so that one cannot err towards the mean,
+as regression does, unless the other errs away from it.
 
 Source of padding: Ardizzone et al., "Analyzing inverse problems with invertible neural networks"
 (2019).
@@ -41,17 +44,20 @@ def pair_losses(
 
     - caption: mean (f(x)_1..k - e)^2, over rows and features, the paper's objective;
     - generation: mean (f^-1(e + u, 0) - x)^2, u of the caption's noise, if there is any; x is the
-      mean of several latents with that caption where there are, so that less is left to chance;
+      mean of several latents with that caption where there are, so that less is left to chance.
+      With variations f^-1(e + u, r + w, 0), r those of f(x) and w noise, and x itself;
     - contrastive: `contrastive_loss` of each of these directions;
     - robust_inverse: mean (f^-1(f(x) + v) - x)^2, so that the inverse forgives small errors;
-    - residual: `sliced_distance` of (e, f(x)_k+1..n) and (e, z), z of a unit normal.
+    - residual: `sliced_distance` of (e, r) and (e, z), z of a unit normal; r are the variations, or
+      without them f(x)_k+1..n.
 
     Args:
         batch: "x", "e", and what the terms need: "u" (rows, k), "pairs" (see `contrastive_loss`),
-            "v" (rows, width), "z" (rows, n - k), "directions" (n, D), "padding" (rows, width - n),
-            "expected" (rows, n).
+            "v" (rows, width), "z" as r, "directions" (k + numbers of r, D), "padding"
+            (rows, width - n), "expected" (rows, n), "w" (rows, variations).
 
-    Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2.
+    Source: "Image Generation from Image Captioning - Invertible Approach", section 3.2; variations:
+    Tolstikhin et al., "Wasserstein auto-encoders" (2018).
     """
     x, e = batch["x"], batch["e"]
     (features, coordinates), width = (x.shape[1], e.shape[1]), network.features
@@ -60,7 +66,8 @@ def pair_losses(
     directions = [(found, e)]
     losses = {"caption": F.mse_loss(found, e)}
     if weights["generation"]:
-        drawn = network.inverse(widened(e + batch.get("u", 0), width))[:, :features]
+        varied = residual[:, : batch["w"].shape[1]] + batch["w"] if "w" in batch else None
+        drawn = network.inverse(widened(e + batch.get("u", 0), width, varied))[:, :features]
         directions.append((drawn, x))
         losses["generation"] = F.mse_loss(drawn, batch.get("expected", x))
     if weights["contrastive"]:
@@ -69,7 +76,8 @@ def pair_losses(
     if weights["robust_inverse"]:
         losses["robust_inverse"] = F.mse_loss(network.inverse(y + batch["v"])[:, :features], x)
     if weights["residual"] and residual.shape[1]:
-        one, other = (torch.cat([e, part], 1) for part in (residual, batch["z"]))
+        z = batch["z"]
+        one, other = (torch.cat([e, part], 1) for part in (residual[:, : z.shape[1]], z))
         losses["residual"] = sliced_distance(one, other, batch["directions"])
     return losses
 

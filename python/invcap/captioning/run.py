@@ -97,14 +97,16 @@ def train(
     source = load_examples_to_split(data)
     sentences = SentenceEncoder(encoders.sentence_encoder).to(accelerator.device)
     encoder = make_image_encoder(source, data, sentences.features, encoders, cache, accelerator)
-    check_width(encoder)
+    check_width(encoder, settings.variations)
     images = encode(source, data, encoder, cache, accelerator, encoders.storage)
     training, held_out = (
         make_pairs(images, side, sentences, cache, accelerator, encoders.storage)
         for side in (False, True)
     )
     latent_scaler = Scaler.of(training.latents)
-    embedding_scaler = coordinates(training.embeddings, sentences.features, encoder.features)
+    embedding_scaler = coordinates(
+        training.embeddings, sentences.features, encoder.features - settings.variations
+    )
     if accelerator.is_main_process:
         if overwrite:
             remove_run(output)
@@ -148,6 +150,7 @@ def train(
             torch.cat([block.half() for block in blocks(training.embeddings)]),
             sigma=module.log_sigma.exp().item() if settings.objective == "likelihood" else 0.0,
             writer=writing,
+            variations=settings.variations,
         ).to(accelerator.device)
         model.about = {"data": asdict(data), "training": asdict(settings)}
         model.save_pretrained(output)
@@ -211,14 +214,18 @@ def coordinates(embeddings: Rows, features: int, most: int) -> Scaler:
     return Scaler.of(embeddings) if features <= most else Scaler.principal(embeddings, most)
 
 
-def check_width(encoder: ImageEncoder) -> None:
-    """Raises ValueError unless a network can be as wide as the latents are."""
+def check_width(encoder: ImageEncoder, variations: int) -> None:
+    """Raises ValueError unless a network can be as wide as latents, and captions have a place."""
     least, most = WIDTHS
     if not least <= encoder.features <= most:
         height, width = encoder.size
         raise ValueError(
             f"size must give latents of {least} to {most:,} numbers, got {encoder.features:,} of "
             f"images of {height}x{width}"
+        )
+    if variations >= encoder.features:
+        raise ValueError(
+            f"variations must be below the {encoder.features} numbers of a latent, got {variations}"
         )
 
 

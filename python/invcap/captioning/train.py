@@ -29,6 +29,7 @@ OPTIMIZERS = ("muon", "adamw")
 LEARNING_RATES = {"muon": 0.04, "adamw": 2e-3}
 CHECKPOINT = "checkpoint.safetensors"
 ROBUST_NOISE = 0.15
+VARIATION_NOISE = 0.2
 DIRECTIONS = 256
 AVERAGED = 4
 
@@ -55,6 +56,7 @@ class TrainSettings:
         robust_inverse: weight of the error of f^-1(f(x) + v) for normal noise v, so that the
             inverse forgives small errors without seeing a caption.
         residual: weight of the residual's distance from a unit normal.
+        variations: numbers of the residual that the inverse draws by ("bidirectional").
         max_norm: gradients are clipped to this norm.
         noise: deviation of what is added to latents ("likelihood" needs it).
         caption_noise: deviation of what is added to captions before the inverse.
@@ -77,6 +79,7 @@ class TrainSettings:
     contrastive: float = 0.0
     robust_inverse: float = 0.0
     residual: float = 1.0
+    variations: int = 0
     max_norm: float = 1.0
     noise: float = 0.0
     caption_noise: float = 0.0
@@ -87,7 +90,7 @@ class TrainSettings:
         for name, known in (("objective", OBJECTIVES), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-        check_at_least(self, 0, "padding")
+        check_at_least(self, 0, "padding", "variations")
         counts = ("batch_size", "gradient_accumulation", "steps", "checkpoint_every")
         check_at_least(self, 1, "depth", *counts)
         weights = ("generation_weight", "contrastive", "robust_inverse", "residual")
@@ -98,6 +101,11 @@ class TrainSettings:
             raise ValueError(f"seed must be from -2^31 to below 2^31, got {self.seed}")
         if self.objective == "likelihood" and not self.noise > 0:
             raise ValueError(f"noise must be above 0 for 'likelihood', got {self.noise}")
+        if self.variations and self.objective != "bidirectional":
+            raise ValueError(
+                f"variations must be 0 for {self.objective!r}, which does not train the inverse on "
+                f"captions, got {self.variations}"
+            )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -213,14 +221,15 @@ def train_network(
         ValueError: the checkpoint belongs to other settings or pairs, or a batch has unequal parts.
     """
     features, coordinates = latent_scaler.features, embedding_scaler.features
-    width, residual = features + settings.padding, features - coordinates
+    width, residual = features + settings.padding, settings.variations or features - coordinates
     check_parts(settings, residual > 0, accelerator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = TrainingModule(features + settings.padding, settings)
     captions_of = Choices(pairs.image, pairs.caption)
     images_of = Choices(pairs.caption, pairs.image)
-    averages = settings.weights["generation"] > 0 and images_of.most > 1
+    generates, varied = settings.weights["generation"] > 0, settings.variations > 0
+    averages = generates and not varied and images_of.most > 1
 
     def draw(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
@@ -242,6 +251,9 @@ def train_network(
             shown, weights = draw_variants(pairs, shown, generator)[part], weights[part]
             several = latent_scaler(pairs.latents[shown.flatten()]).unflatten(0, shown.shape)
             batch["expected"] = (weights[..., None] * several).sum(1)
+        if varied:
+            noise = torch.randn(count, settings.variations, generator=generator)
+            batch["w"] = VARIATION_NOISE * noise[part]
         if settings.robust_inverse:
             batch["v"] = ROBUST_NOISE * torch.randn(count, width, generator=generator)[part]
         if settings.residual and residual:

@@ -115,6 +115,10 @@ def train(
         float | None,
         typer.Option(help="Weight of the inverse's error from disturbed outputs, for `caption`."),
     ] = None,
+    variations: Annotated[
+        int | None,
+        typer.Option(help="Numbers beside the caption's that drawings vary by, see `generate`."),
+    ] = None,
     noise: Annotated[
         float | None, typer.Option(help="Deviation of the noise on latents of unit variance.")
     ] = None,
@@ -173,6 +177,7 @@ def train(
             generation_weight=generation_weight,
             contrastive=contrastive,
             robust_inverse=robust_inverse,
+            variations=variations,
             noise=noise,
             caption_noise=caption_noise,
             checkpoint_every=checkpoint_every,
