@@ -136,9 +136,9 @@ def draw(scene: Scene, side: int = SIDE, jitter: Jitter | None = None) -> Image.
     Without `jitter` it is the clean rendering.
     """
     if jitter is None:
-        mask = _mask(scene, side * OVERSAMPLING)
+        mask = shape_mask(scene, side * OVERSAMPLING)
         return _paint(mask, COLOURS[scene.colour], COLOURS[scene.background]).reduce(OVERSAMPLING)
-    mask = _mask(scene, side * jitter.oversampling, jitter.offset, jitter.scale, jitter.tilt)
+    mask = shape_mask(scene, side * jitter.oversampling, jitter.offset, jitter.scale, jitter.tilt)
     picture = _paint(
         mask.resize((side, side), jitter.resampling),
         shifted(COLOURS[scene.colour], jitter.colour),
@@ -147,7 +147,7 @@ def draw(scene: Scene, side: int = SIDE, jitter: Jitter | None = None) -> Image.
     return add_noise(picture, jitter.noise_seed)
 
 
-def _mask(
+def shape_mask(
     scene: Scene,
     canvas: int,
     offset: tuple[float, float] = (0.0, 0.0),
