@@ -7,39 +7,76 @@ from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.loaders.single_file_utils import (
+    infer_diffusers_model_type,
+    load_single_file_checkpoint,
+)
 
+from invcap.diffusion.distilled import named_distilled, warn_if_distilled
+from invcap.diffusion.flux import Flux
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.stable_diffusion import StableDiffusion
+from invcap.diffusion.stable_diffusion_3 import StableDiffusion3
+from invcap.diffusion.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES: tuple[type[FrozenTextToImage], ...] = (StableDiffusion,)
+FAMILIES: tuple[type[FrozenTextToImage], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+)
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 
 
 def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToImage:
-    """Loads a frozen text-to-image model from a folder or the hub; by default tiny-sd.
+    """Loads a frozen text-to-image model: a folder, a file or a name on the hub; else tiny-sd.
 
     Args:
-        options: as of `DiffusionPipeline.from_pretrained`, such as `dtype`.
+        name: a folder that diffusers wrote, a file with all weights of a model, or a hub name.
+        options: as of diffusers' `from_pretrained` or `from_single_file`, such as `dtype`, or
+            `config`, a folder or hub name with the settings of a file's networks.
 
     Raises:
-        ValueError: it is neither a folder nor a model that loads, or of no supported family.
+        ValueError: it is none of these, or of no supported family.
     """
     name = tiny_sd() if name is None else name
+    load = _load_file if Path(name).is_file() else _load_folder
+    model = load(str(name), options)
+    warn_if_distilled(str(name), named_distilled(str(name)) or model.distilled)
+    return model
+
+
+def _load_folder(name: str, options: dict[str, Any]) -> FrozenTextToImage:
     index = Path(name) / DiffusionPipeline.config_name
     if Path(name).is_dir() and not index.is_file():
         raise ValueError(f"{name}: expected a diffusers pipeline, but has no {index.name}")
     try:
-        kind = DiffusionPipeline.load_config(str(name))["_class_name"]
+        kind = DiffusionPipeline.load_config(name)["_class_name"]
     except (OSError, KeyError) as error:
         raise ValueError(f"{name}: not a diffusers pipeline that loads: {error}") from error
-    check_supported(str(name), kind)
+    check_supported(name, kind)
+    return _family(name, kind, "from_pretrained", {"use_safetensors": True, **options})
+
+
+def _load_file(name: str, options: dict[str, Any]) -> FrozenTextToImage:
     try:
-        pipeline = getattr(diffusers, kind).from_pretrained(
-            str(name), use_safetensors=True, **SUPPORTED[kind].load_options, **options
-        )
+        found = infer_diffusers_model_type(load_single_file_checkpoint(name))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{name}: not a file of weights that loads: {error}") from error
+    known = {kind: family for family in FAMILIES for kind in family.single_files}
+    if found not in known:
+        raise ValueError(f"{name}: expected weights of one of {', '.join(known)}, got {found}")
+    return _family(name, known[found].pipelines[0], "from_single_file", options)
+
+
+def _family(name: str, kind: str, method: str, options: dict[str, Any]) -> FrozenTextToImage:
+    family = SUPPORTED[kind]
+    load = getattr(getattr(diffusers, kind), method)
+    try:
+        pipeline = load(name, **{**family.load_options, **options})
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: not a {kind} that loads: {error}") from error
-    return SUPPORTED[kind](pipeline)
+    return family(pipeline)
 
 
 def frozen(pipeline: Any) -> FrozenTextToImage:
@@ -50,7 +87,9 @@ def frozen(pipeline: Any) -> FrozenTextToImage:
     """
     kind = type(pipeline).__name__
     check_supported("pipeline", kind)
-    return SUPPORTED[kind](pipeline)
+    model = SUPPORTED[kind](pipeline)
+    warn_if_distilled(model.name, model.distilled)
+    return model
 
 
 def stable_diffusion(**components: Any) -> FrozenTextToImage:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import load_model, stable_diffusion
-from invcap.diffusion.model import FrozenTextToImage, ImageSource, as_images
+from invcap.diffusion.images import ImageSource, as_images
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples, standard_error
 from invcap.hashing import digest
 from invcap.prompt_inversion.inputs import check_inputs, resolve_seeds
