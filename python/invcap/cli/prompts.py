@@ -114,6 +114,10 @@ def invert(
     token_vectors: Annotated[
         bool, typer.Option(help="Optimize the start's token vectors; write them for diffusers too.")
     ] = False,
+    pooled: Annotated[
+        bool,
+        typer.Option(help="Optimize the pooled embedding too, where the model has one."),
+    ] = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the generated images.")] = 1.0,
@@ -133,9 +137,12 @@ def invert(
     processes and GPUs.
     """
     from invcap.prompt_inversion import PromptInversionPipeline, bulk
+    from invcap.prompt_inversion.parametrization import Parametrization
     from invcap.prompt_inversion.settings import default_settings
     from invcap.training.devices import start_processes
 
+    if token_vectors and pooled:
+        raise ValueError("--pooled cannot be used with --token-vectors, from which it follows")
     processes = start_processes(device)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
     pipeline = weights.to(processes.device)
@@ -150,6 +157,7 @@ def invert(
         weighting=weighting,
         average=average,
     )
+    over: Parametrization = "conditioning" if pooled else "hidden_states"
     settings = bulk.RunSettings(
         parse_size(size) if size else pipeline.size,
         default_settings(start, pipeline.model.schedule, **overrides),
@@ -157,7 +165,7 @@ def invert(
         captioner=str(captioner) if captioner else None,
         starts=str(starts) if starts else None,
         words=words,
-        over="token_vectors" if token_vectors else "hidden_states",
+        over="token_vectors" if token_vectors else over,
         seed=seed,
         guidance_scale=guidance_scale,
         batch_size=batch_size,

@@ -18,12 +18,14 @@ from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.stable_diffusion import StableDiffusion
 from invcap.diffusion.stable_diffusion_3 import StableDiffusion3
 from invcap.diffusion.stable_diffusion_xl import StableDiffusionXL
+from invcap.diffusion.z_image import ZImage
 
 FAMILIES: tuple[type[FrozenTextToImage], ...] = (
     StableDiffusion,
     StableDiffusionXL,
     StableDiffusion3,
     Flux,
+    ZImage,
 )
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 

@@ -233,11 +233,19 @@ class FrozenTextToImage(ABC):
             ]
         )
 
+    def trim(self, conditioning: Conditioning) -> Conditioning:
+        """One prompt's conditioning as files and the pipeline's call have it."""
+        return conditioning
+
+    def pad(self, conditioning: Conditioning) -> Conditioning:
+        """One prompt's conditioning, of `conditioning_shapes`, from what `trim` returned."""
+        return conditioning
+
     def call_arguments(self, conditioning: Conditioning, guidance_scale: float) -> dict[str, Any]:
         """What the pipeline's call is told of one prompt."""
         tensors = {
             name: tensor.to(self.device, self.dtype)
-            for name, tensor in conditioning.tensors.items()
+            for name, tensor in self.trim(conditioning).tensors.items()
         }
         return {**tensors, "guidance_scale": guidance_scale}
 

@@ -20,7 +20,7 @@ from invcap.files import read_json, remove_unfinished, write_json
 from invcap.hashing import check_identity, same_signature
 from invcap.prompt_inversion.inputs import check_inputs
 from invcap.prompt_inversion.output import PromptInversionOutput
-from invcap.prompt_inversion.parametrization import Parametrization
+from invcap.prompt_inversion.parametrization import OVER_TOKENS, Parametrization
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
 from invcap.prompt_inversion.settings import InversionSettings
@@ -136,7 +136,7 @@ def begin(
     sources, contents = usable([source for path in paths for source in find_sources(path, output)])
     check_folders(sources)
     together = min(settings.batch_size, len(sources))
-    if together > 1 and settings.start == "caption" and settings.over != "hidden_states":
+    if together > 1 and settings.start == "caption" and settings.over in OVER_TOKENS:
         raise ValueError(
             f"batch_size must be 1 for captions over {settings.over!r}, which differ in length, "
             f"got {settings.batch_size}"

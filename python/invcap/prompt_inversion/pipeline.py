@@ -24,7 +24,12 @@ from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.objective import Objective, bound_terms
 from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.output import PromptInversionOutput, history_of
-from invcap.prompt_inversion.parametrization import ConditioningOf, Parametrization, parametrize
+from invcap.prompt_inversion.parametrization import (
+    OVER_TOKENS,
+    ConditioningOf,
+    Parametrization,
+    parametrize,
+)
 from invcap.prompt_inversion.settings import InversionSettings, default_settings
 from invcap.prompt_inversion.starts import LearnedStarts, Start, resolve_start
 from invcap.prompt_inversion.state import State
@@ -162,8 +167,9 @@ class PromptInversionPipeline:
                 `invcap train-starts` learned.
             settings: how the bound is maximized; by default `few_steps` from "caption" and
                 "amortised", which are near, and `InversionSettings()` from anything else.
-            over: what is optimized: the prompt's hidden states (77, d); the vectors of the tokens
-                of the start, which the text encoder then reads; or the tokens themselves.
+            over: what is optimized: the prompt's hidden states (77, d); its whole conditioning,
+                where there is a pooled embedding too; the vectors of the tokens of the start,
+                which the text encoder then reads; or the tokens themselves.
             seeds: of each image's noise samples; a number stands for itself and those after it. An
                 image's samples depend on its own seed alone.
             size: (height, width) that images are scaled to; by default the model's own.
@@ -205,7 +211,7 @@ class PromptInversionPipeline:
                 "seeds": seeds,
                 "images": digest(*(np.asarray(image) for image in images)),
                 "size": list(size),
-                "start": _described(start if over == "hidden_states" else begun),
+                "start": _described(begun if over in OVER_TOKENS else start),
                 "over": over,
                 "model": model.fingerprint,
                 "learned": learned.fingerprint,
@@ -272,7 +278,7 @@ class PromptInversionPipeline:
         return PromptInversionOutput(
             prompt_embeds=found.tensors[self.model.optimized],
             conditioning=dict(found.tensors),
-            token_vectors=state.best.cpu() if over != "hidden_states" else None,
+            token_vectors=state.best.cpu() if over in OVER_TOKENS else None,
             log_likelihood=state.best_bound.cpu(),
             standard_error=state.best_error.cpu(),
             steps=state.best_step.tolist(),

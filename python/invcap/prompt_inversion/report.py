@@ -53,7 +53,8 @@ def write_inversion(
     training = [bound if isfinite(bound) else None for bound in history.training]
     write_json(folder / "history.json", asdict(history) | {"training": training})
     if output.token_vectors is not None:
-        save_token_vectors(folder / "tokens.safetensors", output.token_vectors[index], "<picture>")
+        vectors, path = output.token_vectors[index], folder / "tokens.safetensors"
+        save_token_vectors(path, vectors, "<picture>", model.token_parts)
     save_conditioning(embedding, Conditioning(output.conditioning)[one], model)
     return embedding
 
