@@ -50,7 +50,7 @@ TEMPLATE = (
 )
 
 
-def stable_diffusion_xl(t5: bool = True) -> StableDiffusionXLPipeline:
+def stable_diffusion_xl() -> StableDiffusionXLPipeline:
     tokenizer, second = clip_tokenizer(), clip_tokenizer(pad_token="!")
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -101,7 +101,7 @@ def stable_diffusion_3(t5: bool = True) -> StableDiffusion3Pipeline:
         tokenizer_2=second,
         tokenizer_3=third if t5 else None,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=100, shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
 
 
@@ -125,7 +125,7 @@ def flux(guidance_embeds: bool = False) -> FluxPipeline:
         tokenizer=tokenizer,
         tokenizer_2=second,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=100),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
 
@@ -160,7 +160,7 @@ def z_image() -> ZImagePipeline:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=100, shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     )
 
 

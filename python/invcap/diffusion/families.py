@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import (
+    CHECKPOINT_KEY_NAMES,
+    SingleFileComponentError,
     infer_diffusers_model_type,
     load_single_file_checkpoint,
 )
@@ -27,6 +30,8 @@ FAMILIES: tuple[type[FrozenTextToImage], ...] = (
     Flux,
     ZImage,
 )
+ANYTHING = "v1"  # what diffusers calls a file that it does not know
+UNUSABLE = (OSError, TypeError, ValueError, KeyError, RuntimeError)
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 
 
@@ -53,19 +58,25 @@ def _load_folder(name: str, options: dict[str, Any]) -> FrozenTextToImage:
     if Path(name).is_dir() and not index.is_file():
         raise ValueError(f"{name}: expected a diffusers pipeline, but has no {index.name}")
     try:
-        kind = DiffusionPipeline.load_config(name)["_class_name"]
+        config = DiffusionPipeline.load_config(name)
+        kind = config["_class_name"]
     except (OSError, KeyError) as error:
         raise ValueError(f"{name}: not a diffusers pipeline that loads: {error}") from error
     check_supported(name, kind)
-    return _family(name, kind, "from_pretrained", {"use_safetensors": True, **options})
+    left_out = {part: None for part, value in config.items() if value == [None, None]}
+    options = {"use_safetensors": True, **left_out, **options}
+    return _family(name, kind, "from_pretrained", options)
 
 
 def _load_file(name: str, options: dict[str, Any]) -> FrozenTextToImage:
-    try:
-        found = infer_diffusers_model_type(load_single_file_checkpoint(name))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{name}: not a file of weights that loads: {error}") from error
     known = {kind: family for family in FAMILIES for kind in family.single_files}
+    try:
+        weights = load_single_file_checkpoint(name)
+        found = infer_diffusers_model_type(weights)
+    except (*UNUSABLE, UnpicklingError) as error:
+        raise ValueError(f"{name}: not a file of weights that loads: {error}") from error
+    if found == ANYTHING and CHECKPOINT_KEY_NAMES[ANYTHING] not in weights:
+        found = "another model"
     if found not in known:
         raise ValueError(f"{name}: expected weights of one of {', '.join(known)}, got {found}")
     return _family(name, known[found].pipelines[0], "from_single_file", options)
@@ -76,7 +87,7 @@ def _family(name: str, kind: str, method: str, options: dict[str, Any]) -> Froze
     load = getattr(getattr(diffusers, kind), method)
     try:
         pipeline = load(name, **{**family.load_options, **options})
-    except (OSError, TypeError, ValueError) as error:
+    except (*UNUSABLE, SingleFileComponentError) as error:
         raise ValueError(f"{name}: not a {kind} that loads: {error}") from error
     return family(pipeline)
 
