@@ -280,3 +280,41 @@ def test_guidance_draws_another_picture(family, image):
     )
     assert plain == same
     assert (plain == guided) == (family.name == "Flux")  # without its guidance as an input
+
+
+@pytest.mark.slow
+def test_networks_that_leave_the_device_find_the_same(family, pipeline, image, monkeypatch):
+    other = PromptInversionPipeline.from_pretrained(family.folder).enable_offload("cpu")
+    other.set_progress_bar_config(disable=True)
+    model, calls = other.model, []
+    for owner, name in ((model.pipeline, "maybe_free_model_hooks"), (model, "predict_noise")):
+        function = getattr(owner, name)
+
+        def call(*arguments, name=name, function=function):
+            calls.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, call)
+    few = InversionSettings(steps=2, draws=2, bank=4, held_out=4, snapshots=0)
+    found, expected = (
+        invert(one, image, ways(model)[1], settings=few) for one in (other, pipeline)
+    )
+    assert found.histories == expected.histories
+    assert found.images[0].tobytes() == expected.images[0].tobytes()
+    assert calls[:2] == ["maybe_free_model_hooks", "predict_noise"]
+    other.log_likelihood(image, [PROMPT], 4, size=SIZE)
+    for network in model.pipeline.components.values():
+        assert not isinstance(network, torch.nn.Module) or hasattr(network, "_hf_hook")
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_changes_no_gradient(family, image):
+    model, gradients = load_model(family.folder), []
+    latents, rows = model.encode_images(image, SIZE), torch.arange(1)
+    for _ in range(2):
+        vectors, conditioning_of = parametrize(model, [PROMPT], "hidden_states")
+        objective = Objective(model, latents, conditioning_of, [0], SETTINGS)
+        gradients.append(objective.gradient(vectors, rows, 0)[0])
+        model.denoiser.enable_gradient_checkpointing()
+    assert model.denoiser.is_gradient_checkpointing
+    torch.testing.assert_close(*gradients)

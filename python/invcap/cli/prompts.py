@@ -21,6 +21,9 @@ from invcap.cli.options import (
 from invcap.cli.output import print_result
 
 app = typer.Typer()
+Offload = Annotated[
+    bool, typer.Option(help="Keep on the device only the network that computes: less memory.")
+]
 
 
 @app.command(
@@ -33,6 +36,7 @@ def score(
     dtype: Dtype = "float32",
     device: Device = "auto",
     size: ImageSize = None,
+    offload: Offload = False,
     draws: Annotated[int, typer.Option(help="Noise samples: UNet evaluations a prompt.")] = 256,
     seed: Seed = 0,
     as_json: Json = False,
@@ -48,7 +52,9 @@ def score(
     from invcap.training.devices import resolve_device
 
     where = resolve_device(device)
-    pipeline = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype)).to(where)
+    _check_offload(offload, where)
+    weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
+    pipeline = _place(weights, where, offload)
     generator = torch.Generator().manual_seed(seed)
     pixels = parse_size(size) if size else None
     found = pipeline.log_likelihood(picture, prompts, draws, generator, pixels)
@@ -118,6 +124,7 @@ def invert(
         bool,
         typer.Option(help="Optimize the pooled embedding too, where the model has one."),
     ] = False,
+    offload: Offload = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the generated images.")] = 1.0,
@@ -144,8 +151,9 @@ def invert(
     if token_vectors and pooled:
         raise ValueError("--pooled cannot be used with --token-vectors, from which it follows")
     processes = start_processes(device)
+    _check_offload(offload, processes.device)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
-    pipeline = weights.to(processes.device)
+    pipeline = _place(weights, processes.device, offload)
     if gradient_checkpointing:
         pipeline.model.denoiser.enable_gradient_checkpointing()
     if attention_slicing:
@@ -180,6 +188,15 @@ def invert(
             for r in result
         )
         print_result("\n".join(lines), result, as_json)
+
+
+def _check_offload(offload: bool, device: Any) -> None:
+    if offload and device.type == "cpu":
+        raise ValueError("--offload needs a device to take networks off, got cpu")
+
+
+def _place(pipeline: Any, device: Any, offload: bool) -> Any:
+    return pipeline.enable_offload(device) if offload else pipeline.to(device)
 
 
 def _in_words(row: dict[str, Any]) -> str:

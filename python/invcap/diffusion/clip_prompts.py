@@ -37,7 +37,7 @@ class ClipPrompts(FrozenTextToImage):
 
     @property
     def token_table(self) -> Tensor:
-        tables = [table.float() for table in self._tables]
+        tables = [table.float().to(self.device) for table in self._tables]
         return tables[0] if len(tables) == 1 else torch.cat(tables, 1)
 
     @cached_property

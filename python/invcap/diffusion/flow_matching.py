@@ -51,7 +51,7 @@ class FlowMatching(FrozenTextToImage):
         return 2 * self.pixels_per_latent
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels)
+        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
         schedule = self.schedule.to(noisy.device)

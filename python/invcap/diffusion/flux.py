@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.flow_matching import FlowMatching
-from invcap.diffusion.text import check_length, word_tokens
+from invcap.diffusion.text import check_length, embed_around, word_tokens
 
 MOST_TOKENS = 512
 WORD_START = "▁"
@@ -50,11 +50,11 @@ class Flux(FlowMatching):
 
     @property
     def token_parts(self) -> dict[str, int]:
-        return {"t5xxl": self.token_table.shape[1]}
+        return {"t5xxl": self.pipeline.text_encoder_2.config.d_model}
 
     @property
     def token_table(self) -> Tensor:
-        return self.pipeline.text_encoder_2.get_input_embeddings().weight.float()
+        return self.pipeline.text_encoder_2.get_input_embeddings().weight.float().to(self.device)
 
     @cached_property
     def word_tokens(self) -> Sequence[int]:
@@ -80,16 +80,10 @@ class Flux(FlowMatching):
         )
 
     def encode_tokens(self, vectors: Tensor) -> Conditioning:
-        tokenizer, encoder, count = (
-            self.pipeline.tokenizer_2,
-            self.pipeline.text_encoder_2,
-            vectors.shape[1],
-        )
-        shape = (len(vectors), MOST_TOKENS - count)
-        rest = torch.full(shape, tokenizer.pad_token_id, device=vectors.device)
-        rest[:, 0] = tokenizer.eos_token_id
-        after = encoder.get_input_embeddings()(rest)
-        embedded = torch.cat([vectors.to(after), after], 1)
+        tokenizer, encoder = self.pipeline.tokenizer_2, self.pipeline.text_encoder_2
+        after = torch.full((MOST_TOKENS - vectors.shape[1],), tokenizer.pad_token_id)
+        after[0] = tokenizer.eos_token_id
+        embedded = embed_around(encoder, after[:0], vectors, after)
         return self.conditioning_of(encoder(inputs_embeds=embedded)[0].float())
 
     def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:

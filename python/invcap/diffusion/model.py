@@ -58,6 +58,7 @@ class FrozenTextToImage(ABC):
                 component.eval().requires_grad_(False)
         self.schedule: Any = self.schedule_class.of(pipeline.scheduler)
         self.max_batch = MAX_BATCH
+        self._offloaded_from: torch.device | None = None
 
     @property
     @abstractmethod
@@ -184,8 +185,8 @@ class FrozenTextToImage(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.denoiser.device
+        """Where the model computes."""
+        return self._offloaded_from or self.denoiser.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -198,6 +199,17 @@ class FrozenTextToImage(ABC):
         for cached in ("fingerprint", "neutral"):
             self.__dict__.pop(cached, None)
         return self
+
+    def enable_offload(self, device: torch.device | str) -> FrozenTextToImage:
+        """Keeps the networks on the CPU, and one at a time on a device, while it computes."""
+        self.pipeline.enable_model_cpu_offload(device=device)
+        self._offloaded_from = torch.device(device)
+        return self
+
+    def release(self) -> None:
+        """Takes all networks off the device, if they are offloaded."""
+        if self._offloaded_from is not None:
+            self.pipeline.maybe_free_model_hooks()
 
     def check_size(self, size: tuple[int, int]) -> None:
         """Raises ValueError unless latents can have the shape of images of this size."""

@@ -48,7 +48,7 @@ class StableDiffusion(ClipPrompts):
         return {"prompt_embeds": (self.tokenizer.model_max_length, width)}
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels)
+        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -53,7 +53,7 @@ class StableDiffusionXL(ClipPrompts):
         }
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels)
+        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -53,6 +53,21 @@ def run_clip(tokenizer: Any, text_encoder: Any, vectors: Tensor) -> Any:
         return text_encoder(ids, output_hidden_states=True)
 
 
+def embed_around(text_encoder: Any, before: Tensor, vectors: Tensor, after: Tensor) -> Tensor:
+    """The embeddings (N, m, d) of tokens, vectors in place of tokens, and tokens again.
+
+    Args:
+        before, after: numbers of tokens, (k,).
+        vectors: (N, n, d).
+    """
+    table = text_encoder.get_input_embeddings().weight
+    around = [
+        table[ids.to(table.device)].to(vectors.device).expand(len(vectors), -1, -1)
+        for ids in (before, after)
+    ]
+    return torch.cat([around[0], vectors.to(table.dtype), around[1]], 1)
+
+
 @contextmanager
 def _replaced_embeddings(text_encoder: Any, positions: slice, vectors: Tensor) -> Iterator[None]:
     def replace(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.flow_matching import FlowMatching
-from invcap.diffusion.text import check_length, word_tokens
+from invcap.diffusion.text import check_length, embed_around, word_tokens
 
 MOST_TOKENS = 512
 WORD_START = "Ġ"
@@ -41,11 +41,11 @@ class ZImage(FlowMatching):
 
     @property
     def token_parts(self) -> dict[str, int]:
-        return {"qwen3_4b": self.token_table.shape[1]}
+        return {"qwen3_4b": self.pipeline.text_encoder.config.hidden_size}
 
     @property
     def token_table(self) -> Tensor:
-        return self.pipeline.text_encoder.get_input_embeddings().weight.float()
+        return self.pipeline.text_encoder.get_input_embeddings().weight.float().to(self.device)
 
     @cached_property
     def word_tokens(self) -> Sequence[int]:
@@ -73,15 +73,8 @@ class ZImage(FlowMatching):
         return Conditioning({"prompt_embeds": torch.stack([_padded(states) for states in found])})
 
     def encode_tokens(self, vectors: Tensor) -> Conditioning:
-        encoder, embed = (
-            self.pipeline.text_encoder,
-            self.pipeline.text_encoder.get_input_embeddings(),
-        )
-        before, after = (
-            embed(torch.tensor(ids, device=vectors.device)).expand(len(vectors), -1, -1)
-            for ids in self._around
-        )
-        embedded = torch.cat([before, vectors.to(before), after], 1)
+        encoder, (before, after) = self.pipeline.text_encoder, map(torch.tensor, self._around)
+        embedded = embed_around(encoder, before, vectors, after)
         states = encoder(inputs_embeds=embedded, output_hidden_states=True).hidden_states[-2]
         return Conditioning({"prompt_embeds": _padded(states)})
 

@@ -90,6 +90,16 @@ class PromptInversionPipeline:
         self._learned.clear()
         return self
 
+    def enable_offload(self, device: torch.device | str) -> PromptInversionPipeline:
+        """Keeps networks on the CPU, and one at a time on a device: less memory, some more time.
+
+        What an inversion encodes, it encodes once; then the denoiser alone is on the device, unless
+        token vectors or tokens are optimized, which text encoders read in each step.
+        """
+        self.model.enable_offload(device)
+        self._learned.clear()
+        return self
+
     def set_progress_bar_config(self, **options: Any) -> None:
         """Sets options of the progress bars, as of `tqdm`, such as `disable=True`."""
         self._progress |= options
@@ -132,6 +142,7 @@ class PromptInversionPipeline:
         generator = generator or torch.Generator().manual_seed(0)
         samples = draw_samples(model.schedule, draws, tuple(latents.shape[1:]), generator)
         samples = samples.to(model.device).expand(1)
+        model.release()
         with tqdm(total=len(prompts), **self._progress) as bar:
             terms = []
             for index in range(len(prompts)):
@@ -216,6 +227,7 @@ class PromptInversionPipeline:
                 "model": model.fingerprint,
                 "learned": learned.fingerprint,
             }
+        model.release()
         state = self._maximize(
             objective, vectors, settings, checkpoint, identity, callback_on_step_end
         )
