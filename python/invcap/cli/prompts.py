@@ -108,6 +108,12 @@ def invert(
             "and what --token-vectors are read as."
         ),
     ] = False,
+    together: Annotated[
+        bool, typer.Option(help="Find one embedding for all pictures, in the folder `together`.")
+    ] = False,
+    negative: Annotated[
+        bool, typer.Option(help="Find a negative prompt: the least likely for each picture.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
     draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
@@ -177,14 +183,17 @@ def invert(
         seed=seed,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
+        together=together,
+        negative=negative,
     )
     says = _captioner(captioner, processes.device)
     result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says)
     processes.end_training()
     if processes.is_main_process:
         lines = (
-            f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
-            f"± {r['standard_error']:.4f} after {r['steps']} steps" + _in_words(r)
+            f"{r.get('picture') or ' '.join(r['pictures'])}\t{r['embedding']}\t"
+            f"bound {r['log_likelihood']:.4f} ± {r['standard_error']:.4f} after {r['steps']} steps"
+            + _in_words(r)
             for r in result
         )
         print_result("\n".join(lines), result, as_json)

@@ -17,14 +17,18 @@ from invcap.files import read_tensors, replacing, write_tensors
 from invcap.hashing import same_signature
 
 
-def save_conditioning(path: Path, conditioning: Conditioning, model: FrozenTextToImage) -> None:
+def save_conditioning(
+    path: Path, conditioning: Conditioning, model: FrozenTextToImage, negative: bool = False
+) -> None:
     """Writes one prompt's tensors, named as the model's pipeline takes them, as safetensors.
 
     Args:
         conditioning: of one prompt.
+        negative: name them as a negative prompt's.
     """
+    before = "negative_" if negative else ""
     trimmed = model.trim(conditioning).tensors
-    tensors = {name: tensor.float().cpu() for name, tensor in trimmed.items()}
+    tensors = {before + name: tensor.float().cpu() for name, tensor in trimmed.items()}
     write_tensors(path, tensors, unet=json.dumps(model.signature))
 
 

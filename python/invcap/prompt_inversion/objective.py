@@ -8,6 +8,7 @@ Source: "Image captioning with text-to-image models", section 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +67,20 @@ def bound_terms(
     return schedule.constant(latents)[:, None] - torch.cat(errors).double().view(count, draws)
 
 
+class Maximized(Protocol):
+    """What `maximize` climbs; see `Objective`."""
+
+    images: int
+
+    def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Gradients of errors (A, N, d) by vectors, and bounds (A,)."""
+        ...
+
+    def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Terms (A, M) of the held-out bounds."""
+        ...
+
+
 class Objective:
     """The bounds of P images as functions of what is optimized, on noise samples of their own.
 
@@ -77,7 +92,12 @@ class Objective:
         conditioning_of: see `parametrize`.
         seeds: one for each image.
         settings: how many samples, and how they are weighted.
+
+    Attributes:
+        images: whose samples the gradient of one row costs.
     """
+
+    images = 1
 
     def __init__(
         self,
@@ -130,7 +150,7 @@ class Objective:
             The gradients, (A, N, d), and the bounds as these draws estimate them, (A,) float64.
         """
         noisy, samples, owner = self.draw(rows, step)
-        weight = self.gradient_weights[samples.cells]
+        weight = self.gradient_weights[samples.cells].to(noisy.dtype)
         vectors = vectors.detach().requires_grad_()
         conditioning = self.conditioning_of(vectors, rows)
         leaves = conditioning.map(

@@ -20,8 +20,14 @@ from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples, standard_error
 from invcap.hashing import digest
 from invcap.prompt_inversion.inputs import check_inputs, resolve_seeds
+from invcap.prompt_inversion.joint import (
+    Negative,
+    Together,
+    check_joint,
+    with_bounds_negated,
+)
 from invcap.prompt_inversion.likelihood import LogLikelihood
-from invcap.prompt_inversion.objective import Objective, bound_terms
+from invcap.prompt_inversion.objective import Maximized, Objective, bound_terms
 from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.output import PromptInversionOutput, history_of
 from invcap.prompt_inversion.parametrization import (
@@ -164,6 +170,8 @@ class PromptInversionPipeline:
         captioner: Captioner | None = None,
         starts: str | Path | None = None,
         words: bool = False,
+        together: bool = False,
+        negative: bool = False,
         checkpoint: str | Path | None = None,
         callback_on_step_end: OnStep | None = None,
     ) -> PromptInversionOutput:
@@ -190,6 +198,10 @@ class PromptInversionPipeline:
                 along; by default the model's own, `starts` in its folder.
             words: also find the likeliest prompt in words, among what the captioner says, the
                 start if it is a sentence, and the tokens nearest to what was optimized.
+            together: find one prompt for all images, from one start: the mean of their bounds is
+                maximized. What is returned is as of one image.
+            negative: find the prompt that makes images least likely, for use as a negative one.
+                Bounds are still bounds of their likelihood: they fall.
             checkpoint: file that the state is written to; if there is one already, the inversion
                 resumes from it and ends as if it had never stopped.
             callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d), what
@@ -204,18 +216,19 @@ class PromptInversionPipeline:
         model, learned = self.model, self.learned_starts(starts)
         settings = settings or default_settings(start, model.schedule)
         has_captioner, size = captioner is not None, size or model.size
+        check_joint(start, words, together, negative)
         check_inputs(learned, settings, start, over, size, guidance_scale, has_captioner, words)
         images = as_images(images)
         seeds = resolve_seeds(seeds, len(images))
         latents = model.encode_images(images, size)
         captions: list[list[str]] = []
         if captioner is not None and (words or start == "caption"):
-            found = captioner.compose(images, CANDIDATES)
-            captions = [[caption.text for caption in captions] for captions in found]
+            composed = captioner.compose(images, CANDIDATES)
+            captions = [[caption.text for caption in captions] for captions in composed]
         begun = resolve_start(start, latents, [best[0] for best in captions], learned)
         vectors, conditioning_of = parametrize(model, begun, over, learned.axes)
         objective = Objective(model, latents, conditioning_of, seeds, settings)
-        identity = {}
+        identity: dict[str, Any] = {}
         if checkpoint is not None:
             identity = {
                 "settings": asdict(settings),
@@ -227,13 +240,26 @@ class PromptInversionPipeline:
                 "model": model.fingerprint,
                 "learned": learned.fingerprint,
             }
+            identity |= {"together": True} if together else {}
+            identity |= {"negative": True} if negative else {}
+        climbed: Maximized = objective
+        if together:
+            climbed, vectors = Together(objective), vectors[:1]
+        if negative:
+            climbed = Negative(climbed)
         model.release()
         state = self._maximize(
-            objective, vectors, settings, checkpoint, identity, callback_on_step_end
+            climbed, vectors, settings, checkpoint, identity, callback_on_step_end
         )
         output = self._output(state, conditioning_of, over)
+        if negative:
+            output = with_bounds_negated(output)
         output.images = model.generate(
-            Conditioning(output.conditioning), seeds, size, guidance_scale, num_inference_steps
+            Conditioning(output.conditioning),
+            seeds[: len(state.best)],
+            size,
+            guidance_scale,
+            num_inference_steps,
         )
         if words:
             self._find_prompts(output, objective, begun, captions, seeds)
@@ -253,7 +279,7 @@ class PromptInversionPipeline:
 
     def _maximize(
         self,
-        objective: Objective,
+        objective: Maximized,
         vectors: Tensor,
         settings: InversionSettings,
         checkpoint: str | Path | None,

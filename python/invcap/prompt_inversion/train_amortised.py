@@ -167,7 +167,7 @@ def bound_loss(model: FrozenTextToImage) -> Loss:
         noisy = schedule.noisy(latents, noise, steps)
         others = neutral.map(lambda tensor: tensor.expand(len(latents), *tensor.shape[1:]))
         conditioning = others.replace(**{model.optimized: start(latents)})
-        weight = schedule.drawn_weights()[steps.long()] / latents[0].numel()
+        weight = schedule.drawn_weights().to(latents.dtype)[steps.long()] / latents[0].numel()
         errors = squared_errors(model, noisy, noise, steps, conditioning, weight)
         return {"bound": errors.mean()}
 
