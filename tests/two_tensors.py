@@ -1,9 +1,11 @@
 """A family of models whose prompts are two tensors, hidden states and a pooled one."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import torch
 from diffusers import DDIMScheduler
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ SHAPES = {"prompt_embeds": (TOKENS, WIDTH), "pooled_prompt_embeds": (POOLED,)}
 
 
 class Denoiser(nn.Module):
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, config = torch.device("cpu"), torch.float32, FrozenDict()
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,6 +71,7 @@ class TwoTensors(FrozenTextToImage):
     conditioning_shapes = property(lambda self: SHAPES)
     token_table = property(lambda self: self.pipeline.table.weight)
     word_tokens = range(1, len(LETTERS))
+    token_parts: ClassVar[dict[str, int]] = {"letters": WIDTH}
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         return F.avg_pool2d(pixels, 2)

@@ -6,9 +6,11 @@ from click.testing import Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_pipelines import make
 from typer.testing import CliRunner
 
 from invcap.cli import app, main
+from invcap.diffusion.families import load_model
 from invcap.prompt_inversion import PromptInversionPipeline, save_prompt_embeds
 
 FILES = {"embedding.safetensors", "history.json", "bounds.png", "strip.png", "result.json"}
@@ -118,6 +120,16 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("invert", "red.png", "--output", "o", "--draws", "0"), "draws must be at least 1, got"),
         (("invert", "red.png", "--output", "o", "--seed", "-1"), "seed must be from 0 to below"),
         (("invert", "red.png", "--output", "o", "--size", "99998x99998"), "size must have at most"),
+        (("invert", "red.png", "--output", "o", "--pooled"), "needs a model with a pooled embeddi"),
+        (
+            ("invert", "red.png", "--output", "o", "--pooled", "--token-vectors"),
+            "--pooled cannot be used with --token-vectors",
+        ),
+        (("invert", "red.png", "--output", "o", "--offload", "--device", "cpu"), "--offload needs"),
+        (
+            ("score", "red.png", "a room", "--offload", "--device", "cpu"),
+            "--offload needs a device",
+        ),
         (("invert", "half.png", "--output", "o"), "half.png: expected an image: "),
         (("score", "half.png", "a room"), "half.png: cannot decode the image: "),
         *(
@@ -151,3 +163,18 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
     assert printed.err.rpartition("error: ")[2].count("\n") == 1
     assert message in printed.err.rpartition("error: ")[2]
     assert not (here / "o").exists()
+
+
+@pytest.mark.slow
+def test_invert_of_two_text_encoders_writes_what_each_reads(files, tmp_path):
+    folder, options = tmp_path / "xl", ("--steps", 6, "--size", "16x16", "--json")
+    make("StableDiffusionXL").save_pretrained(folder)
+    for name, flag in (("tokens", "--token-vectors"), ("pooled", "--pooled")):
+        invcap("invert", files[0], "--output", tmp_path / name, "--model", folder, flag, *options)
+    vectors = load_file(tmp_path / "tokens" / "red" / "tokens.safetensors")
+    assert {name: each.shape[1] for name, each in vectors.items()} == {"clip_l": 8, "clip_g": 12}
+    found = load_file(tmp_path / "pooled" / "red" / "embedding.safetensors")
+    begun = load_model(folder).encode_prompts(["a room"]).tensors
+    for name in ("prompt_embeds", "pooled_prompt_embeds"):
+        assert found[name].shape == begun[name].shape
+        assert not found[name].equal(begun[name])

@@ -53,6 +53,26 @@ def test_diffusers_loads_token_vectors_as_a_textual_inversion(pipeline, folder, 
     torch.testing.assert_close(hidden, found.prompt_embeds)
 
 
+def test_diffusers_loads_string_to_param(pipeline, folder, tmp_path):
+    vectors = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    save_token_vectors(tmp_path / "tokens.pt", vectors, "<picture>")
+    plain = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    plain.load_textual_inversion(tmp_path, weight_name="tokens.pt")
+    hidden, _ = plain.encode_prompt("<picture>", "cpu", 1, False)
+    expected = pipeline.model.encode_tokens(vectors[None]).tensors["prompt_embeds"]
+    torch.testing.assert_close(hidden, expected)
+
+
+def test_files_of_several_text_encoders_have_a_tensor_for_each(tmp_path):
+    parts, vectors = {"clip_l": 3, "clip_g": 5}, torch.arange(16.0).view(2, 8)
+    save_token_vectors(tmp_path / "tokens.safetensors", vectors, "<picture>", parts)
+    found = load_file(tmp_path / "tokens.safetensors")
+    assert torch.equal(found["clip_l"], vectors[:, :3])
+    assert torch.equal(found["clip_g"], vectors[:, 3:])
+    with pytest.raises(ValueError, match=r"tokens\.pt: expected \.safetensors .* clip_l, clip_g"):
+        save_token_vectors(tmp_path / "tokens.pt", vectors, "<picture>", parts)
+
+
 def test_an_embedding_for_another_model_is_refused(saved, other_folder):
     other = PromptInversionPipeline.from_pretrained(other_folder)
     with pytest.raises(ValueError, match=r"embedding\.safetensors: .* for another model"):

@@ -83,7 +83,7 @@ def test_gradients_by_token_vectors_pass_through_both_tensors(pipeline, images):
 def test_both_tensors_are_in_the_embeddings_file_and_reach_what_draws(pipeline, images, tmp_path):
     model = pipeline.model
     found = pipeline.invert(images, "red", SETTINGS, "token_vectors")
-    path = write_inversion(tmp_path / "second", model, images[1], found, 1, seed=0)
+    path = write_inversion(tmp_path / "second", model, images[1:], found, 1, seed=0)
     tensors, _ = read_tensors(path)
     for name in NAMES:
         assert torch.equal(tensors[name], found.conditioning[name][1:])

@@ -47,7 +47,7 @@ Streaming = Annotated[
     bool, typer.Option(help="Read `hf:` data as a stream, without downloading all of it first.")
 ]
 Diffusion = Annotated[
-    str | None, typer.Option("--model", help="Stable Diffusion folder or hub name; else tiny-sd.")
+    str | None, typer.Option("--model", help="Model: folder, file or hub name; else tiny-sd.")
 ]
 Dtype = Annotated[
     str, typer.Option(help="Of the frozen networks: `float32`, `bfloat16` or `float16`.")

@@ -21,6 +21,9 @@ from invcap.cli.options import (
 from invcap.cli.output import print_result
 
 app = typer.Typer()
+Offload = Annotated[
+    bool, typer.Option(help="Keep on the device only the network that computes: less memory.")
+]
 
 
 @app.command(
@@ -33,6 +36,7 @@ def score(
     dtype: Dtype = "float32",
     device: Device = "auto",
     size: ImageSize = None,
+    offload: Offload = False,
     draws: Annotated[int, typer.Option(help="Noise samples: UNet evaluations a prompt.")] = 256,
     seed: Seed = 0,
     as_json: Json = False,
@@ -48,7 +52,9 @@ def score(
     from invcap.training.devices import resolve_device
 
     where = resolve_device(device)
-    pipeline = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype)).to(where)
+    _check_offload(offload, where)
+    weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
+    pipeline = _place(weights, where, offload)
     generator = torch.Generator().manual_seed(seed)
     pixels = parse_size(size) if size else None
     found = pipeline.log_likelihood(picture, prompts, draws, generator, pixels)
@@ -102,6 +108,12 @@ def invert(
             "and what --token-vectors are read as."
         ),
     ] = False,
+    together: Annotated[
+        bool, typer.Option(help="Find one embedding for all pictures, in the folder `together`.")
+    ] = False,
+    negative: Annotated[
+        bool, typer.Option(help="Find a negative prompt: the least likely for each picture.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Most gradient steps.")] = None,
     draws: Annotated[int | None, typer.Option(help="UNet evaluations for each gradient.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
@@ -114,6 +126,11 @@ def invert(
     token_vectors: Annotated[
         bool, typer.Option(help="Optimize the start's token vectors; write them for diffusers too.")
     ] = False,
+    pooled: Annotated[
+        bool,
+        typer.Option(help="Optimize the pooled embedding too, where the model has one."),
+    ] = False,
+    offload: Offload = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the generated images.")] = 1.0,
@@ -133,12 +150,16 @@ def invert(
     processes and GPUs.
     """
     from invcap.prompt_inversion import PromptInversionPipeline, bulk
+    from invcap.prompt_inversion.parametrization import Parametrization
     from invcap.prompt_inversion.settings import default_settings
     from invcap.training.devices import start_processes
 
+    if token_vectors and pooled:
+        raise ValueError("--pooled cannot be used with --token-vectors, from which it follows")
     processes = start_processes(device)
+    _check_offload(offload, processes.device)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
-    pipeline = weights.to(processes.device)
+    pipeline = _place(weights, processes.device, offload)
     if gradient_checkpointing:
         pipeline.model.denoiser.enable_gradient_checkpointing()
     if attention_slicing:
@@ -150,6 +171,7 @@ def invert(
         weighting=weighting,
         average=average,
     )
+    over: Parametrization = "conditioning" if pooled else "hidden_states"
     settings = bulk.RunSettings(
         parse_size(size) if size else pipeline.size,
         default_settings(start, pipeline.model.schedule, **overrides),
@@ -157,21 +179,33 @@ def invert(
         captioner=str(captioner) if captioner else None,
         starts=str(starts) if starts else None,
         words=words,
-        over="token_vectors" if token_vectors else "hidden_states",
+        over="token_vectors" if token_vectors else over,
         seed=seed,
         guidance_scale=guidance_scale,
         batch_size=batch_size,
+        together=together,
+        negative=negative,
     )
     says = _captioner(captioner, processes.device)
     result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says)
     processes.end_training()
     if processes.is_main_process:
         lines = (
-            f"{r['picture']}\t{r['embedding']}\tbound {r['log_likelihood']:.4f} "
-            f"± {r['standard_error']:.4f} after {r['steps']} steps" + _in_words(r)
+            f"{r.get('picture') or ' '.join(r['pictures'])}\t{r['embedding']}\t"
+            f"bound {r['log_likelihood']:.4f} ± {r['standard_error']:.4f} after {r['steps']} steps"
+            + _in_words(r)
             for r in result
         )
         print_result("\n".join(lines), result, as_json)
+
+
+def _check_offload(offload: bool, device: Any) -> None:
+    if offload and device.type == "cpu":
+        raise ValueError("--offload needs a device to take networks off, got cpu")
+
+
+def _place(pipeline: Any, device: Any, offload: bool) -> Any:
+    return pipeline.enable_offload(device) if offload else pipeline.to(device)
 
 
 def _in_words(row: dict[str, Any]) -> str:

@@ -3,43 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers.loaders.single_file_utils import (
+    CHECKPOINT_KEY_NAMES,
+    SingleFileComponentError,
+    infer_diffusers_model_type,
+    load_single_file_checkpoint,
+)
 
+from invcap.diffusion.distilled import named_distilled, warn_if_distilled
+from invcap.diffusion.flux import Flux
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.stable_diffusion import StableDiffusion
+from invcap.diffusion.stable_diffusion_3 import StableDiffusion3
+from invcap.diffusion.stable_diffusion_xl import StableDiffusionXL
+from invcap.diffusion.z_image import ZImage
 
-FAMILIES: tuple[type[FrozenTextToImage], ...] = (StableDiffusion,)
+FAMILIES: tuple[type[FrozenTextToImage], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    StableDiffusion3,
+    Flux,
+    ZImage,
+)
+ANYTHING = "v1"  # what diffusers calls a file that it does not know
+UNUSABLE = (OSError, TypeError, ValueError, KeyError, RuntimeError)
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 
 
 def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToImage:
-    """Loads a frozen text-to-image model from a folder or the hub; by default tiny-sd.
+    """Loads a frozen text-to-image model: a folder, a file or a name on the hub; else tiny-sd.
 
     Args:
-        options: as of `DiffusionPipeline.from_pretrained`, such as `dtype`.
+        name: a folder that diffusers wrote, a file with all weights of a model, or a hub name.
+        options: as of diffusers' `from_pretrained` or `from_single_file`, such as `dtype`, or
+            `config`, a folder or hub name with the settings of a file's networks.
 
     Raises:
-        ValueError: it is neither a folder nor a model that loads, or of no supported family.
+        ValueError: it is none of these, or of no supported family.
     """
     name = tiny_sd() if name is None else name
+    load = _load_file if Path(name).is_file() else _load_folder
+    model = load(str(name), options)
+    warn_if_distilled(str(name), named_distilled(str(name)) or model.distilled)
+    return model
+
+
+def _load_folder(name: str, options: dict[str, Any]) -> FrozenTextToImage:
     index = Path(name) / DiffusionPipeline.config_name
     if Path(name).is_dir() and not index.is_file():
         raise ValueError(f"{name}: expected a diffusers pipeline, but has no {index.name}")
     try:
-        kind = DiffusionPipeline.load_config(str(name))["_class_name"]
+        config = DiffusionPipeline.load_config(name)
+        kind = config["_class_name"]
     except (OSError, KeyError) as error:
         raise ValueError(f"{name}: not a diffusers pipeline that loads: {error}") from error
-    check_supported(str(name), kind)
+    check_supported(name, kind)
+    left_out = {part: None for part, value in config.items() if value == [None, None]}
+    options = {"use_safetensors": True, **left_out, **options}
+    return _family(name, kind, "from_pretrained", options)
+
+
+def _load_file(name: str, options: dict[str, Any]) -> FrozenTextToImage:
+    known = {kind: family for family in FAMILIES for kind in family.single_files}
     try:
-        pipeline = getattr(diffusers, kind).from_pretrained(
-            str(name), use_safetensors=True, **SUPPORTED[kind].load_options, **options
-        )
-    except (OSError, TypeError, ValueError) as error:
+        weights = load_single_file_checkpoint(name)
+        found = infer_diffusers_model_type(weights)
+    except (*UNUSABLE, UnpicklingError) as error:
+        raise ValueError(f"{name}: not a file of weights that loads: {error}") from error
+    if found == ANYTHING and CHECKPOINT_KEY_NAMES[ANYTHING] not in weights:
+        found = "another model"
+    if found not in known:
+        raise ValueError(f"{name}: expected weights of one of {', '.join(known)}, got {found}")
+    return _family(name, known[found].pipelines[0], "from_single_file", options)
+
+
+def _family(name: str, kind: str, method: str, options: dict[str, Any]) -> FrozenTextToImage:
+    family = SUPPORTED[kind]
+    load = getattr(getattr(diffusers, kind), method)
+    try:
+        pipeline = load(name, **{**family.load_options, **options})
+    except (*UNUSABLE, SingleFileComponentError) as error:
         raise ValueError(f"{name}: not a {kind} that loads: {error}") from error
-    return SUPPORTED[kind](pipeline)
+    return family(pipeline)
 
 
 def frozen(pipeline: Any) -> FrozenTextToImage:
@@ -50,7 +100,9 @@ def frozen(pipeline: Any) -> FrozenTextToImage:
     """
     kind = type(pipeline).__name__
     check_supported("pipeline", kind)
-    return SUPPORTED[kind](pipeline)
+    model = SUPPORTED[kind](pipeline)
+    warn_if_distilled(model.name, model.distilled)
+    return model
 
 
 def stable_diffusion(**components: Any) -> FrozenTextToImage:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,14 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from invcap.data import fit_image
-from invcap.data.images import open_image, to_rgb
 from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
-from invcap.diffusion.schedule import NoiseSchedule
+from invcap.diffusion.distilled import named_distilled
+from invcap.diffusion.images import ImageSource, as_images
+from invcap.diffusion.schedule import NoiseSchedule, Schedule
 from invcap.encoders.autoencoder import to_unit_range
 from invcap.hashing import fingerprint, signature
 
-ImageSource = Image.Image | str | Path
 MAX_BATCH = 32
 NEUTRAL = "a picture"
 
@@ -35,15 +34,21 @@ class FrozenTextToImage(ABC):
 
     Attributes:
         pipelines: names of the diffusers classes that the family stands for.
+        single_files: what diffusers calls the models that one file may hold of these classes.
         load_options: for `from_pretrained` of these classes.
         optimized: which tensor of a conditioning inversions optimize.
+        pooled: which other tensor they may optimize too; None if there is none.
+        schedule_class: of its schedule.
         schedule: of the noise.
         max_batch: latents that the denoiser takes at once.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
+    single_files: ClassVar[tuple[str, ...]] = ()
     load_options: ClassVar[dict[str, Any]] = {}
     optimized: ClassVar[str] = "prompt_embeds"
+    pooled: ClassVar[str | None] = None
+    schedule_class: ClassVar[type[Schedule]] = NoiseSchedule
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -51,8 +56,9 @@ class FrozenTextToImage(ABC):
         for component in pipeline.components.values():
             if isinstance(component, nn.Module):
                 component.eval().requires_grad_(False)
-        self.schedule = NoiseSchedule.of(pipeline.scheduler)
+        self.schedule: Any = self.schedule_class.of(pipeline.scheduler)
         self.max_batch = MAX_BATCH
+        self._offloaded_from: torch.device | None = None
 
     @property
     @abstractmethod
@@ -68,6 +74,18 @@ class FrozenTextToImage(ABC):
     @abstractmethod
     def pixels_per_latent(self) -> int:
         """Side of the square of pixels that one latent position stands for."""
+
+    @property
+    def size_unit(self) -> int:
+        """What the sides of images are multiples of, pixels."""
+        return self.pixels_per_latent
+
+    @property
+    def distilled(self) -> str | None:
+        """Why the model's bound is no likelihood of data; None if nothing speaks against it."""
+        if self.denoiser.config.get("time_cond_proj_dim") is not None:
+            return "its guidance is an input"
+        return named_distilled(self.name)
 
     @property
     @abstractmethod
@@ -90,10 +108,22 @@ class FrozenTextToImage(ABC):
     def check_prompt(self, prompt: str) -> None:
         """Raises ValueError unless a prompt has words, and not too many."""
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError unless there are prompts, and each has words and not too many."""
+        if isinstance(prompts, str) or not prompts:
+            raise ValueError(f"prompts must be a list of at least one sentence, got {prompts!r}")
+        for prompt in prompts:
+            self.check_prompt(prompt)
+
     @property
     @abstractmethod
     def token_table(self) -> Tensor:
         """The vector of every token, (tokens, d) float32."""
+
+    @property
+    @abstractmethod
+    def token_parts(self) -> dict[str, int]:
+        """Text encoders that read a token, as other programs call them, and their share of d."""
 
     @property
     @abstractmethod
@@ -155,8 +185,8 @@ class FrozenTextToImage(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return self.denoiser.device
+        """Where the model computes."""
+        return self._offloaded_from or self.denoiser.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,9 +200,20 @@ class FrozenTextToImage(ABC):
             self.__dict__.pop(cached, None)
         return self
 
+    def enable_offload(self, device: torch.device | str) -> FrozenTextToImage:
+        """Keeps the networks on the CPU, and one at a time on a device, while it computes."""
+        self.pipeline.enable_model_cpu_offload(device=device)
+        self._offloaded_from = torch.device(device)
+        return self
+
+    def release(self) -> None:
+        """Takes all networks off the device, if they are offloaded."""
+        if self._offloaded_from is not None:
+            self.pipeline.maybe_free_model_hooks()
+
     def check_size(self, size: tuple[int, int]) -> None:
         """Raises ValueError unless latents can have the shape of images of this size."""
-        unit = self.pixels_per_latent
+        unit = self.size_unit
         if min(size) < 1 or any(side % unit for side in size):
             raise ValueError(f"size must be multiples of {unit} pixels, got {size[0]} x {size[1]}")
         if size[0] * size[1] > MOST_PIXELS:
@@ -204,6 +245,22 @@ class FrozenTextToImage(ABC):
             ]
         )
 
+    def trim(self, conditioning: Conditioning) -> Conditioning:
+        """One prompt's conditioning as files and the pipeline's call have it."""
+        return conditioning
+
+    def pad(self, conditioning: Conditioning) -> Conditioning:
+        """One prompt's conditioning, of `conditioning_shapes`, from what `trim` returned."""
+        return conditioning
+
+    def call_arguments(self, conditioning: Conditioning, guidance_scale: float) -> dict[str, Any]:
+        """What the pipeline's call is told of one prompt."""
+        tensors = {
+            name: tensor.to(self.device, self.dtype)
+            for name, tensor in self.trim(conditioning).tensors.items()
+        }
+        return {**tensors, "guidance_scale": guidance_scale}
+
     @torch.no_grad()
     def generate(
         self,
@@ -217,31 +274,11 @@ class FrozenTextToImage(ABC):
         height, width = size or self.size
         return [
             self.pipeline(
-                **{
-                    name: tensor[row : row + 1].to(self.device, self.dtype)
-                    for name, tensor in conditioning.tensors.items()
-                },
+                **self.call_arguments(conditioning[row : row + 1], guidance_scale),
                 height=height,
                 width=width,
-                guidance_scale=guidance_scale,
                 num_inference_steps=num_inference_steps,
                 generator=torch.Generator().manual_seed(seed),
             ).images[0]
             for row, seed in zip(range(len(conditioning)), seeds, strict=True)
         ]
-
-
-def as_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
-    """One image or several, as RGB images in memory.
-
-    Raises:
-        ValueError: there is none.
-        OSError: a file is not an image; the message names it.
-    """
-    images = [images] if isinstance(images, ImageSource) else list(images)
-    if not images:
-        raise ValueError("images must hold at least one image, got none")
-    return [
-        to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
-        for image in images
-    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invcap.diffusion.schedule import NoiseSchedule
+from invcap.diffusion.schedule import Schedule
 
 UNIFORM_SHARE = 0.5
 
@@ -18,7 +18,7 @@ class NoiseSamples:
     """M pairs of a step and noise, in the order of steps; or such for each of P images.
 
     Attributes:
-        steps: (M,) or (P, M) int64.
+        steps: (M,) or (P, M); int64, or float64 where samples lie anywhere in a schedule's steps.
         noise: (M, C, h, w) or (P, M, C, h, w) float32.
         importance: (M,) or (P, M) float64; the mean of importance * f(step, noise) over M is an
             unbiased estimate of the sum over all steps of the mean of f over noise.
@@ -30,6 +30,11 @@ class NoiseSamples:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @property
+    def cells(self) -> Tensor:
+        """The step that each is in, int64."""
+        return self.steps.long()
 
     def __getitem__(self, chosen: slice | Tensor) -> NoiseSamples:
         """Some of the pairs, or of the images."""
@@ -58,7 +63,7 @@ def stack(samples: Sequence[NoiseSamples]) -> NoiseSamples:
 
 
 def draw_samples(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     count: int,
     shape: tuple[int, ...],
     generator: torch.Generator,
@@ -73,25 +78,27 @@ def draw_samples(
         timestep_range: first step and the one after the last; by default all. The pairs then
             stand for the sum over those.
         density: (T,), what steps are drawn in proportion to. By default half is uniform, which
-            finds what prompts differ in, and half the bound's weights, about 1 / t, which finds
-            most of the bound itself.
+            finds what prompts differ in, and half the bound's own, about 1 / t, which finds most
+            of the bound itself.
     """
     first, end = timestep_range or (0, len(schedule))
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
     check_timestep_range(schedule, (first, end))
     if density is None:
-        weights = schedule.weights("elbo")[first:end]
+        weights = schedule.density()[first:end]
         density = UNIFORM_SHARE / len(weights) + (1 - UNIFORM_SHARE) * weights / weights.sum()
     else:
         density = density[first:end] / density[first:end].sum()
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    steps = torch.searchsorted(density.cumsum(0), u.double()).clamp(max=len(density) - 1)
+    u, upto = u.double(), density.cumsum(0)
+    steps = torch.searchsorted(upto, u).clamp(max=len(density) - 1)
     noise = torch.randn(count, *shape, generator=generator)
-    return NoiseSamples(first + steps, noise, 1 / density[steps])
+    fraction = 1 - (upto[steps] - u) / density[steps]
+    return NoiseSamples(schedule.place(first + steps, fraction), noise, 1 / density[steps])
 
 
-def check_timestep_range(schedule: NoiseSchedule, timestep_range: tuple[int, int]) -> None:
+def check_timestep_range(schedule: Schedule, timestep_range: tuple[int, int]) -> None:
     """Raises ValueError unless a range of steps, (first, end), is one of a schedule."""
     first, end = timestep_range
     if not 0 <= first < end <= len(schedule):

@@ -7,6 +7,7 @@ Steps t = 1 .. T are numbered from 0 here, as in diffusers. Notation, as everywh
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from math import pi
@@ -20,8 +21,100 @@ WEIGHTINGS = get_args(Weighting)
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
+class Schedule(ABC):
+    """A path from an image to noise, in steps, and the weight of the network's error at each."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, scheduler: Any) -> Schedule:
+        """Takes the schedule of a diffusers scheduler, to the CPU.
+
+        Raises:
+            ValueError: it has none of this kind, or one that has no bound.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Schedule:
+        """The same on another device; copied once."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many steps there are."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> tuple[str, Tensor]:
+        """What tells it from other schedules."""
+
+    @abstractmethod
+    def weights(self, weighting: Weighting = "elbo") -> Tensor:
+        """The weight of ||e_theta - e||^2 at each step, (T,) float64."""
+
+    @abstractmethod
+    def density(self, weighting: Weighting = "elbo") -> Tensor:
+        """What steps are drawn in proportion to, so that weighted errors vary little, (T,)."""
+
+    @abstractmethod
+    def place(self, steps: Tensor, fraction: Tensor) -> Tensor:
+        """Where within steps (N,), numbered from 0, samples are taken.
+
+        Args:
+            fraction: (N,) float64 from 0 to 1, uniformly drawn: how far from one end of the step.
+        """
+
+    @abstractmethod
+    def constant(self, latents: Tensor) -> Tensor:
+        """What the bound has beside its weighted errors, for each picture.
+
+        Args:
+            latents: x_0, (P, ...).
+
+        Returns:
+            (P,) float64, nats per latent number.
+        """
+
+    @abstractmethod
+    def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """What x_0 and the noise are multiplied by at steps (N,): (N,) float64 each."""
+
+    @abstractmethod
+    def noise_of(self, predicted: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
+        """The noise that the network's output means."""
+
+    def drawn_weights(self, weighting: Weighting = "elbo") -> Tensor:
+        """What is left to weight errors by where steps are drawn by `density`, (T,) float32."""
+        return (self.weights(weighting) / self.density(weighting)).float()
+
+    def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """x_t for x_0 and e of one shape, (N, ...), at steps (N,)."""
+        signal, spread = self._scales_like(noise, steps)
+        return signal * latents + spread * noise
+
+    def _scales_like(self, like: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (like.ndim - 1))
+        signal, spread = self.scales(steps)
+        return signal.view(shape).to(like), spread.view(shape).to(like)
+
+
+def check_weighting(weighting: str) -> None:
+    """Raises ValueError unless there is such a weighting."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
+
+
+def prior_divergence(latents: Tensor, abar: Tensor) -> Tensor:
+    """Divergence of q(x_T | x_0) from the standard normal prior, nats per latent number, (P,).
+
+    Args:
+        latents: x_0, (P, ...).
+        abar: abar_T, float64.
+    """
+    square = latents.double().square().flatten(1).mean(1)
+    return 0.5 * (abar * square - abar - (1 - abar).log())
+
+
 @dataclass(frozen=True, eq=False)
-class NoiseSchedule:
+class NoiseSchedule(Schedule):
     """abar_t for each step, and what the network predicts.
 
     Attributes:
@@ -37,9 +130,14 @@ class NoiseSchedule:
         """Takes the schedule of a diffusers scheduler, to the CPU.
 
         Raises:
-            ValueError: the scheduler's prediction type or its abar cannot be used.
+            ValueError: the scheduler has no abar, or its prediction type or abar cannot be used.
         """
-        abar, prediction_type = scheduler.alphas_cumprod, scheduler.config.prediction_type
+        abar = getattr(scheduler, "alphas_cumprod", None)
+        if abar is None:
+            raise ValueError(
+                f"scheduler must have alphas_cumprod, got {type(scheduler).__name__} without"
+            )
+        prediction_type = scheduler.config.prediction_type
         if prediction_type not in PREDICTIONS:
             raise ValueError(
                 f"prediction_type must be one of {PREDICTIONS}, got {prediction_type!r}"
@@ -53,13 +151,16 @@ class NoiseSchedule:
 
     @lru_cache  # noqa: B019  a schedule lives as long as its model, on one or two devices
     def to(self, device: torch.device) -> NoiseSchedule:
-        """The same on another device; copied once."""
         if device == self.alphas_cumprod.device:
             return self
         return NoiseSchedule(self.alphas_cumprod.to(device), self.prediction_type)
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
+
+    @property
+    def identity(self) -> tuple[str, Tensor]:
+        return self.prediction_type, self.alphas_cumprod
 
     @property
     def alphas(self) -> Tensor:
@@ -81,8 +182,7 @@ class NoiseSchedule:
         Source: "Image captioning with text-to-image models", section 3; Ho et al., "Denoising
         diffusion probabilistic models" (2020), equations 6 to 12.
         """
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting must be one of {WEIGHTINGS}, got {weighting!r}")
+        check_weighting(weighting)
         abar, alpha = self.alphas_cumprod, self.alphas
         if weighting == "epsilon":
             return torch.ones_like(abar)
@@ -97,35 +197,27 @@ class NoiseSchedule:
         velocity = 1 / abar
         return elbo / elbo.sum() + velocity / velocity.sum()
 
+    def density(self, weighting: Weighting = "elbo") -> Tensor:
+        return self.weights(weighting)
+
+    def place(self, steps: Tensor, fraction: Tensor) -> Tensor:
+        return steps
+
     def constant(self, latents: Tensor) -> Tensor:
-        """What the bound has beside its weighted errors, for each picture.
+        """Minus the divergence from the prior, and the normalisation of the reconstruction.
 
-        Minus the divergence of q(x_T | x_0) from the standard normal prior, and the normalisation
-        of the reconstruction, a normal of variance beta_1.
-
-        Args:
-            latents: x_0, (P, ...).
-
-        Returns:
-            (P,) float64, nats per latent number.
+        The reconstruction is a normal of variance beta_1. See `Schedule.constant`.
         """
-        abar = self.alphas_cumprod[-1]
-        square = latents.double().square().flatten(1).mean(1)
-        prior = 0.5 * (abar * square - abar - (1 - abar).log())
-        return -prior - 0.5 * (2 * pi * (1 - self.alphas[0])).log()
+        reconstruction = 0.5 * (2 * pi * (1 - self.alphas[0])).log()
+        return -prior_divergence(latents, self.alphas_cumprod[-1]) - reconstruction
 
-    def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
-        """x_t for x_0 and e of one shape, (N, ...), at steps (N,)."""
-        signal, spread = self._scales(noise, steps)
-        return signal * latents + spread * noise
+    def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        abar = self.alphas_cumprod[steps]
+        return abar.sqrt(), (1 - abar).sqrt()
 
     def noise_of(self, predicted: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
         """The noise that the network's output means: itself, or sqrt(abar) v + sqrt(1-abar) x_t."""
         if self.prediction_type == "epsilon":
             return predicted
-        signal, spread = self._scales(noisy, steps)
+        signal, spread = self._scales_like(noisy, steps)
         return signal * predicted + spread * noisy
-
-    def _scales(self, like: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-        abar = self.alphas_cumprod[steps].view(-1, *[1] * (like.ndim - 1))
-        return abar.sqrt().to(like), (1 - abar).sqrt().to(like)

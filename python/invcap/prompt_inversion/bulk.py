@@ -19,8 +19,9 @@ from invcap.data.images import open_image
 from invcap.files import read_json, remove_unfinished, write_json
 from invcap.hashing import check_identity, same_signature
 from invcap.prompt_inversion.inputs import check_inputs
+from invcap.prompt_inversion.joint import check_joint
 from invcap.prompt_inversion.output import PromptInversionOutput
-from invcap.prompt_inversion.parametrization import Parametrization
+from invcap.prompt_inversion.parametrization import OVER_TOKENS, Parametrization
 from invcap.prompt_inversion.pipeline import PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
 from invcap.prompt_inversion.settings import InversionSettings
@@ -30,6 +31,7 @@ from invcap.prompt_inversion.words import Captioner
 RECORD = "run.json"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+TOGETHER = "together"
 MOST_SEED = 2**62
 
 
@@ -48,6 +50,8 @@ class RunSettings:
         seed: of the first image; each has one more than the image before it.
         guidance_scale: of the generated images.
         batch_size: images inverted at once.
+        together: find one prompt for all images.
+        negative: find prompts that make images least likely.
     """
 
     size: tuple[int, int]
@@ -60,6 +64,8 @@ class RunSettings:
     seed: int = 0
     guidance_scale: float = 1.0
     batch_size: int = 32
+    together: bool = False
+    negative: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size")
@@ -88,8 +94,9 @@ def invert(
         captioner: what `settings.captioner` names.
 
     Returns:
-        For each image: its file, the embedding's file, the held-out bound with its standard
-        error, the gradient steps and UNet evaluations it took, and its share of the seconds.
+        For each image, or for all together: its file, the embedding's file, the held-out bound with
+        its standard error, the gradient steps and UNet evaluations it took, and its share of the
+        seconds.
 
     Raises:
         ValueError: the images or a setting cannot be used, or `output` holds a run and `resume`
@@ -97,14 +104,22 @@ def invert(
     """
     begun = begin(pipeline, paths, output, settings, resume) if processes.is_main_process else None
     (sources,) = broadcast_object_list([begun])
-    batches = range(-(-len(sources) // settings.batch_size))
+    at_once = len(sources) if settings.together else settings.batch_size
+    batches = range(-(-len(sources) // at_once))
     for number in batches[processes.process_index :: processes.num_processes]:
         pipeline.set_progress_bar_config(
             desc=f"batch {number + 1} of {len(batches)}", disable=not processes.is_main_process
         )
         invert_batch(pipeline, captioner, sources, number, output, settings)
     processes.wait_for_everyone()
-    return [read_json(output / source.folder / RESULT) for source in sources]
+    return [read_json(folder / RESULT) for folder in folders_of(sources, output, settings)]
+
+
+def folders_of(sources: Sequence[Source], output: Path, settings: RunSettings) -> list[Path]:
+    """Where the results for some images are: a folder for each, or one for all together."""
+    if settings.together:
+        return [output / TOGETHER]
+    return [output / source.folder for source in sources]
 
 
 def begin(
@@ -123,6 +138,7 @@ def begin(
     if path.exists() and not resume:
         raise ValueError(f"{output}: holds an inversion; resume it, or give another folder")
     learned = pipeline.learned_starts(settings.starts)
+    check_joint(settings.start, settings.words, settings.together, settings.negative)
     check_inputs(
         learned,
         settings.inversion,
@@ -136,14 +152,15 @@ def begin(
     sources, contents = usable([source for path in paths for source in find_sources(path, output)])
     check_folders(sources)
     together = min(settings.batch_size, len(sources))
-    if together > 1 and settings.start == "caption" and settings.over != "hidden_states":
+    if together > 1 and settings.start == "caption" and settings.over in OVER_TOKENS:
         raise ValueError(
             f"batch_size must be 1 for captions over {settings.over!r}, which differ in length, "
             f"got {settings.batch_size}"
         )
     model = pipeline.model
+    apart = {name for name in ("together", "negative") if not getattr(settings, name)}
     record = {
-        **asdict(settings),
+        **{name: value for name, value in asdict(settings).items() if name not in apart},
         "dtype": str(model.dtype),
         "model": model.name,
         "signature": model.signature,
@@ -153,7 +170,7 @@ def begin(
     }
     if path.exists():
         check_record(path, json.loads(json.dumps(record)))
-        remove_unfinished(output / CHECKPOINTS, *(output / source.folder for source in sources))
+        remove_unfinished(output / CHECKPOINTS, *folders_of(sources, output, settings))
     else:
         write_json(path, record)
     return sources
@@ -191,9 +208,10 @@ def invert_batch(
     settings: RunSettings,
 ) -> None:
     """Inverts one batch of a run's images and writes what is missing, if anything is."""
-    first = number * settings.batch_size
-    batch = sources[first : first + settings.batch_size]
-    folders = [output / source.folder for source in batch]
+    at_once = len(sources) if settings.together else settings.batch_size
+    first = number * at_once
+    batch = sources[first : first + at_once]
+    folders = folders_of(batch, output, settings)
     missing = [index for index, folder in enumerate(folders) if not (folder / RESULT).exists()]
     checkpoint = output / CHECKPOINTS / f"{number:05}.safetensors"
     if missing:
@@ -213,20 +231,26 @@ def invert_batch(
             captioner=captioner,
             starts=settings.starts,
             words=settings.words,
+            together=settings.together,
+            negative=settings.negative,
             checkpoint=checkpoint,
         )
-        seconds = (time.perf_counter() - started) / len(batch)
+        seconds = (time.perf_counter() - started) / len(folders)
         for index in missing:
             written = write_inversion(
                 folders[index],
                 pipeline.model,
-                targets[index],
+                targets if settings.together else targets[index : index + 1],
                 found,
                 index,
                 seed + index,
                 settings.guidance_scale,
+                settings.negative,
             )
-            row = {"picture": str(batch[index].path), "embedding": str(written)}
+            row: dict[str, Any] = {"picture": str(batch[index].path)}
+            if settings.together:
+                row = {"pictures": [str(source.path) for source in batch]}
+            row["embedding"] = str(written)
             row |= measured(found, index) | {"seconds": seconds}
             write_json(folders[index] / RESULT, row)
     checkpoint.unlink(missing_ok=True)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import frozen
 from invcap.diffusion.model import FrozenTextToImage
-from invcap.files import read_tensors, write_tensors
+from invcap.files import read_tensors, replacing, write_tensors
 from invcap.hashing import same_signature
 
 
-def save_conditioning(path: Path, conditioning: Conditioning, model: FrozenTextToImage) -> None:
+def save_conditioning(
+    path: Path, conditioning: Conditioning, model: FrozenTextToImage, negative: bool = False
+) -> None:
     """Writes one prompt's tensors, named as the model's pipeline takes them, as safetensors.
 
     Args:
         conditioning: of one prompt.
+        negative: name them as a negative prompt's.
     """
-    tensors = {name: tensor.float().cpu() for name, tensor in conditioning.tensors.items()}
+    before = "negative_" if negative else ""
+    trimmed = model.trim(conditioning).tensors
+    tensors = {before + name: tensor.float().cpu() for name, tensor in trimmed.items()}
     write_tensors(path, tensors, unet=json.dumps(model.signature))
 
 
@@ -36,6 +43,7 @@ def load_conditioning(path: Path, model: FrozenTextToImage) -> Conditioning:
     shapes = {name: (1, *shape) for name, shape in model.conditioning_shapes.items()}
     if "unet" not in metadata or tensors.keys() != shapes.keys():
         raise ValueError(f"{path}: not a prompt embedding; it has {sorted(tensors)}")
+    tensors = dict(model.pad(Conditioning(tensors)).tensors)
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise ValueError(
@@ -83,13 +91,35 @@ def load_prompt_embeds(path: Path, pipeline: DiffusionPipeline | FrozenTextToIma
     return load_conditioning(path, model).tensors[model.optimized]
 
 
-def save_token_vectors(path: Path, vectors: Tensor, token: str) -> None:
-    """Writes token vectors, (n, d), as a file that diffusers' `load_textual_inversion` loads.
+def save_token_vectors(
+    path: Path, vectors: Tensor, token: str, parts: Mapping[str, int] | None = None
+) -> None:
+    """Writes token vectors, (n, d), as an embedding file that other programs load.
+
+    With one CLIP text encoder, the file has one tensor, named `token`, which diffusers'
+    `load_textual_inversion`, A1111 and ComfyUI load; or, where its name ends in .pt, A1111's own
+    `string_to_param`. With others, it has a tensor for each encoder: clip_l, clip_g, t5xxl.
 
     Args:
         token: the word that then stands for all n of them in a prompt, such as "<picture>".
+        parts: `FrozenTextToImage.token_parts` of the model; by default those of one CLIP.
+
+    Raises:
+        ValueError: a .pt file is asked for, and the model has not one CLIP text encoder.
     """
-    write_tensors(path, {token: vectors.float().cpu()})
+    vectors = vectors.float().cpu()
+    parts = parts or {"clip_l": vectors.shape[1]}
+    one_clip = [*parts] == ["clip_l"]
+    if path.suffix == ".pt":
+        if not one_clip:
+            raise ValueError(f"{path}: expected .safetensors for the parts {', '.join(parts)}")
+        content = {"string_to_token": {"*": 0}, "string_to_param": {"*": vectors}, "name": token}
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+    elif one_clip:
+        write_tensors(path, {token: vectors})
+    else:
+        write_tensors(path, dict(zip(parts, vectors.split([*parts.values()], 1), strict=True)))
 
 
 def _model(pipeline: DiffusionPipeline | FrozenTextToImage) -> FrozenTextToImage:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import get_args
 
 from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.noise_samples import check_timestep_range
-from invcap.prompt_inversion.parametrization import Parametrization
+from invcap.prompt_inversion.parametrization import OVER_TOKENS, Parametrization, check_over
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.starts import LEARNED, LearnedStarts, Start, check_latents
 
@@ -37,10 +36,9 @@ def check_inputs(
         check_timestep_range(model.schedule, settings.timestep_range)
     if not (isfinite(guidance_scale) and guidance_scale >= 0):
         raise ValueError(f"guidance_scale must be finite and at least 0, got {guidance_scale}")
-    if over not in get_args(Parametrization):
-        raise ValueError(f"over must be one of {get_args(Parametrization)}, got {over!r}")
+    check_over(model, over)
     encoded = isinstance(start, Tensor | Conditioning) or start in LEARNED
-    if encoded and over != "hidden_states":
+    if encoded and over in OVER_TOKENS:
         raise ValueError(f"start must be sentences over {over!r}, got an embedding")
     if encoded and words and not has_captioner:
         raise ValueError("words need a captioner or a start that is a sentence, got neither")

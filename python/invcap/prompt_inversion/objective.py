@@ -8,6 +8,7 @@ Source: "Image captioning with text-to-image models", section 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ def bound_terms(
     """
     schedule = model.schedule.to(latents.device)
     count, draws = samples.steps.shape
-    weight = schedule.weights()[samples.steps] * samples.importance / latents[0].numel()
+    weight = schedule.weights()[samples.cells] * samples.importance / latents[0].numel()
     errors = []
     for evaluations in torch.arange(count * draws, device=latents.device).split(model.max_batch):
         prompt, draw = evaluations // draws, evaluations % draws
@@ -64,6 +65,20 @@ def bound_terms(
         part = weight[prompt, draw].float()
         errors.append(squared_errors(model, noisy, noise, steps, conditioning[prompt], part))
     return schedule.constant(latents)[:, None] - torch.cat(errors).double().view(count, draws)
+
+
+class Maximized(Protocol):
+    """What `maximize` climbs; see `Objective`."""
+
+    images: int
+
+    def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Gradients of errors (A, N, d) by vectors, and bounds (A,)."""
+        ...
+
+    def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Terms (A, M) of the held-out bounds."""
+        ...
 
 
 class Objective:
@@ -77,7 +92,12 @@ class Objective:
         conditioning_of: see `parametrize`.
         seeds: one for each image.
         settings: how many samples, and how they are weighted.
+
+    Attributes:
+        images: whose samples the gradient of one row costs.
     """
+
+    images = 1
 
     def __init__(
         self,
@@ -92,7 +112,7 @@ class Objective:
         self.conditioning_of = conditioning_of
         self.draws, self.rounds = settings.draws, settings.bank // settings.draws
         schedule, shape = model.schedule, tuple(latents.shape[1:])
-        density = schedule.weights(settings.weighting)
+        density = schedule.density(settings.weighting)
         held_out, training, order = [], [], []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -113,13 +133,14 @@ class Objective:
         self.order = torch.stack(order).to(latents.device)
         schedule = schedule.to(latents.device)
         self.bound_weights = schedule.weights() / latents[0].numel()
+        self.gradient_weights = schedule.drawn_weights(settings.weighting)
         self.constant = schedule.constant(latents)
 
     def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Gradients of the weighted errors by some images' vectors, and their bounds.
 
         The draws of a step are spread evenly over the samples, which hold diffusion steps in
-        proportion to their weights: the plain mean is the weighted one, up to a factor.
+        proportion to a density; weights over that density are left to multiply errors by.
 
         Args:
             vectors: (A, N, d), of the images `rows`, (A,).
@@ -129,7 +150,7 @@ class Objective:
             The gradients, (A, N, d), and the bounds as these draws estimate them, (A,) float64.
         """
         noisy, samples, owner = self.draw(rows, step)
-        weight = noisy.new_ones(len(owner))
+        weight = self.gradient_weights[samples.cells].to(noisy.dtype)
         vectors = vectors.detach().requires_grad_()
         conditioning = self.conditioning_of(vectors, rows)
         leaves = conditioning.map(
@@ -151,7 +172,7 @@ class Objective:
         ends = [(conditioning.tensors[name], leaf.grad) for name, leaf in leaves.tensors.items()]
         outputs, gradients = zip(*[end for end in ends if end[1] is not None], strict=True)
         (gradient,) = torch.autograd.grad(outputs, vectors, gradients)
-        terms = torch.cat(errors) * self.bound_weights[samples.steps] * samples.importance
+        terms = torch.cat(errors) / weight * self.bound_weights[samples.cells] * samples.importance
         mean = terms.view(len(rows), self.draws).mean(1)
         return gradient / self.draws, self.constant[rows] - mean
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invcap.diffusion.noise_samples import standard_error
-from invcap.prompt_inversion.objective import Objective
+from invcap.prompt_inversion.objective import Maximized
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.state import State
 
@@ -18,7 +18,7 @@ NORM_MEMORY = 0.9
 
 
 def maximize(
-    objective: Objective,
+    objective: Maximized,
     state: State,
     settings: InversionSettings,
     on_step: Callable[[State], None] = lambda state: None,
@@ -48,7 +48,7 @@ def maximize(
 
 
 def take_step(
-    objective: Objective, state: State, rows: Tensor, settings: InversionSettings
+    objective: Maximized, state: State, rows: Tensor, settings: InversionSettings
 ) -> None:
     """One gradient step of the images `rows`, (A,); nothing is read back from the device."""
     gradient, bound = objective.gradient(state.vectors[rows], rows, state.step)
@@ -58,7 +58,7 @@ def take_step(
     training[rows] = torch.where(active, bound, torch.nan)
     state.training.append(training)
     state.taken[rows] += active
-    state.evaluations[rows] += settings.draws * active
+    state.evaluations[rows] += settings.draws * objective.images * active
     return_to_best(state, rows, active & ~finite, settings)
     adam_step(state, rows, active & finite, gradient, settings)
 
@@ -101,7 +101,7 @@ def adam_step(
 
 
 @torch.no_grad()
-def measure(objective: Objective, state: State, settings: InversionSettings) -> None:
+def measure(objective: Maximized, state: State, settings: InversionSettings) -> None:
     """Measures the held-out bound of each active image and keeps what is best.
 
     Raises:
@@ -122,7 +122,7 @@ def measure(objective: Objective, state: State, settings: InversionSettings) -> 
             best_step=torch.full_like(state.best_step[rows], state.step),
         )
         state.stale[rows] = torch.where(better, 0, state.stale[rows] + 1)
-        state.evaluations[rows] += settings.held_out
+        state.evaluations[rows] += settings.held_out * objective.images
     state.evaluated.append(state.step)
     state.held_out.append(bounds)
     if state.step == 0 and not bounds.isfinite().all():

@@ -1,8 +1,8 @@
-"""What of a prompt is optimized: its hidden states, the vectors of its tokens, or the tokens."""
+"""What of a prompt is optimized: its conditioning, the vectors of its tokens, or the tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,9 +10,12 @@ from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
+from invcap.prompt_inversion.state import root_mean_square
 from invcap.prompt_inversion.tokens import Words
 
-Parametrization = Literal["hidden_states", "token_vectors", "tokens"]
+Parametrization = Literal["hidden_states", "conditioning", "token_vectors", "tokens"]
+OVER_TOKENS = ("token_vectors", "tokens")
+SMALLEST = 1e-8
 ConditioningOf = Callable[[Tensor, Tensor], Conditioning]
 
 
@@ -24,35 +27,79 @@ def parametrize(
 ) -> tuple[Tensor, ConditioningOf]:
     """The vectors of P prompts to optimize, and the way from them to the prompts' conditioning.
 
-    Over "tokens", the text encoder sees the tokens nearest to the vectors, and gradients pass as if
-    it had seen the vectors.
+    Over "conditioning", the pooled embedding is optimized too; each of the two tensors is divided
+    by its size at the start, so that steps are relative to it. Over "tokens", the text encoder
+    sees the tokens nearest to the vectors, and gradients pass as if it had seen the vectors.
 
     Args:
-        starts: P sentences, or, over hidden states, their conditioning.
+        starts: P sentences, or, unless over tokens, their conditioning.
         axes: (d, d), orthonormal columns, along which hidden states are optimized.
 
     Returns:
-        Vectors (P, N, d) float32: hidden states along the axes, or one for each token of the
-        sentences. A differentiable function of some images' vectors (A, N, d), and which of the P
-        these are (A,), to their conditioning.
+        Vectors (P, N, d) float32: hidden states along the axes; these and the pooled embedding as
+        one column, (P, N, 1); or one vector for each token of the sentences. A differentiable
+        function of some images' vectors (A, N, d), and which of the P these are (A,), to their
+        conditioning.
 
     Raises:
-        ValueError: `over` or a sentence cannot be used, or tokens are to be optimized and the
-            sentences have different numbers of them.
+        ValueError: `over` or a sentence cannot be used, the model has no pooled embedding, or
+            tokens are to be optimized and the sentences have different numbers of them.
 
     Source: over tokens, Wen et al., "Hard prompts made easy" (2023), algorithm 1 (PEZ).
     """
-    if over not in get_args(Parametrization):
-        raise ValueError(f"over must be one of {get_args(Parametrization)}, got {over!r}")
-    if over != "hidden_states":
+    check_over(model, over)
+    if over in OVER_TOKENS:
         return _over_tokens(model, starts, over)
     start = starts if isinstance(starts, Conditioning) else model.encode_prompts(starts)
-    name = model.optimized
-    vectors = start.tensors[name]
-    if axes is None:
-        return vectors, lambda vectors, rows: start[rows].replace(**{name: vectors})
-    axes = axes.to(vectors)
-    return vectors @ axes, lambda vectors, rows: start[rows].replace(**{name: vectors @ axes.T})
+    hidden = model.optimized
+    parts = {hidden: start.tensors[hidden]}
+    if axes is not None:
+        axes = axes.to(parts[hidden])
+        parts[hidden] = parts[hidden] @ axes
+    if over == "hidden_states":
+        vectors, parts_of = parts[hidden], lambda vectors, rows: {hidden: vectors}
+    else:
+        vectors, parts_of = _joined(parts | {str(model.pooled): start.tensors[str(model.pooled)]})
+
+    def conditioning_of(vectors: Tensor, rows: Tensor) -> Conditioning:
+        changed = parts_of(vectors, rows)
+        if axes is not None:
+            changed[hidden] = changed[hidden] @ axes.T
+        return start[rows].replace(**changed)
+
+    return vectors, conditioning_of
+
+
+def check_over(model: FrozenTextToImage, over: str) -> None:
+    """Raises ValueError unless this of a model's prompts can be optimized."""
+    if over not in get_args(Parametrization):
+        raise ValueError(f"over must be one of {get_args(Parametrization)}, got {over!r}")
+    if over == "conditioning" and model.pooled is None:
+        raise ValueError(
+            f"over 'conditioning' needs a model with a pooled embedding, got {model.name or 'one'} "
+            "without"
+        )
+
+
+def _joined(
+    tensors: Mapping[str, Tensor],
+) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Tensor]]]:
+    """Tensors (P, ...), each divided by its size, as one (P, N, 1), and the way back."""
+    sizes = {
+        name: root_mean_square(tensor).clamp(min=SMALLEST)[:, None]
+        for name, tensor in tensors.items()
+    }
+    rows = [tensor.flatten(1) / sizes[name] for name, tensor in tensors.items()]
+    widths = [row.shape[1] for row in rows]
+
+    def parts_of(vectors: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        parts = vectors.squeeze(2).split(widths, 1)
+        return {
+            name: (part * sizes[name][rows]).view(-1, *tensors[name].shape[1:])
+            for name, part in zip(tensors, parts, strict=True)
+        }
+
+    return torch.cat(rows, 1)[..., None], parts_of
 
 
 def _over_tokens(

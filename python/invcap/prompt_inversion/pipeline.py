@@ -15,15 +15,27 @@ from tqdm import tqdm
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import load_model, stable_diffusion
-from invcap.diffusion.model import FrozenTextToImage, ImageSource, as_images
+from invcap.diffusion.images import ImageSource, as_images
+from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples, standard_error
 from invcap.hashing import digest
 from invcap.prompt_inversion.inputs import check_inputs, resolve_seeds
+from invcap.prompt_inversion.joint import (
+    Negative,
+    Together,
+    check_joint,
+    with_bounds_negated,
+)
 from invcap.prompt_inversion.likelihood import LogLikelihood
-from invcap.prompt_inversion.objective import Objective, bound_terms
+from invcap.prompt_inversion.objective import Maximized, Objective, bound_terms
 from invcap.prompt_inversion.optimizer import maximize
 from invcap.prompt_inversion.output import PromptInversionOutput, history_of
-from invcap.prompt_inversion.parametrization import ConditioningOf, Parametrization, parametrize
+from invcap.prompt_inversion.parametrization import (
+    OVER_TOKENS,
+    ConditioningOf,
+    Parametrization,
+    parametrize,
+)
 from invcap.prompt_inversion.settings import InversionSettings, default_settings
 from invcap.prompt_inversion.starts import LearnedStarts, Start, resolve_start
 from invcap.prompt_inversion.state import State
@@ -84,6 +96,16 @@ class PromptInversionPipeline:
         self._learned.clear()
         return self
 
+    def enable_offload(self, device: torch.device | str) -> PromptInversionPipeline:
+        """Keeps networks on the CPU, and one at a time on a device: less memory, some more time.
+
+        What an inversion encodes, it encodes once; then the denoiser alone is on the device, unless
+        token vectors or tokens are optimized, which text encoders read in each step.
+        """
+        self.model.enable_offload(device)
+        self._learned.clear()
+        return self
+
     def set_progress_bar_config(self, **options: Any) -> None:
         """Sets options of the progress bars, as of `tqdm`, such as `disable=True`."""
         self._progress |= options
@@ -126,6 +148,7 @@ class PromptInversionPipeline:
         generator = generator or torch.Generator().manual_seed(0)
         samples = draw_samples(model.schedule, draws, tuple(latents.shape[1:]), generator)
         samples = samples.to(model.device).expand(1)
+        model.release()
         with tqdm(total=len(prompts), **self._progress) as bar:
             terms = []
             for index in range(len(prompts)):
@@ -147,6 +170,8 @@ class PromptInversionPipeline:
         captioner: Captioner | None = None,
         starts: str | Path | None = None,
         words: bool = False,
+        together: bool = False,
+        negative: bool = False,
         checkpoint: str | Path | None = None,
         callback_on_step_end: OnStep | None = None,
     ) -> PromptInversionOutput:
@@ -161,8 +186,9 @@ class PromptInversionPipeline:
                 `invcap train-starts` learned.
             settings: how the bound is maximized; by default `few_steps` from "caption" and
                 "amortised", which are near, and `InversionSettings()` from anything else.
-            over: what is optimized: the prompt's hidden states (77, d); the vectors of the tokens
-                of the start, which the text encoder then reads; or the tokens themselves.
+            over: what is optimized: the prompt's hidden states (77, d); its whole conditioning,
+                where there is a pooled embedding too; the vectors of the tokens of the start,
+                which the text encoder then reads; or the tokens themselves.
             seeds: of each image's noise samples; a number stands for itself and those after it. An
                 image's samples depend on its own seed alone.
             size: (height, width) that images are scaled to; by default the model's own.
@@ -172,6 +198,10 @@ class PromptInversionPipeline:
                 along; by default the model's own, `starts` in its folder.
             words: also find the likeliest prompt in words, among what the captioner says, the
                 start if it is a sentence, and the tokens nearest to what was optimized.
+            together: find one prompt for all images, from one start: the mean of their bounds is
+                maximized. What is returned is as of one image.
+            negative: find the prompt that makes images least likely, for use as a negative one.
+                Bounds are still bounds of their likelihood: they fall.
             checkpoint: file that the state is written to; if there is one already, the inversion
                 resumes from it and ends as if it had never stopped.
             callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d), what
@@ -186,35 +216,50 @@ class PromptInversionPipeline:
         model, learned = self.model, self.learned_starts(starts)
         settings = settings or default_settings(start, model.schedule)
         has_captioner, size = captioner is not None, size or model.size
+        check_joint(start, words, together, negative)
         check_inputs(learned, settings, start, over, size, guidance_scale, has_captioner, words)
         images = as_images(images)
         seeds = resolve_seeds(seeds, len(images))
         latents = model.encode_images(images, size)
         captions: list[list[str]] = []
         if captioner is not None and (words or start == "caption"):
-            found = captioner.compose(images, CANDIDATES)
-            captions = [[caption.text for caption in captions] for captions in found]
+            composed = captioner.compose(images, CANDIDATES)
+            captions = [[caption.text for caption in captions] for captions in composed]
         begun = resolve_start(start, latents, [best[0] for best in captions], learned)
         vectors, conditioning_of = parametrize(model, begun, over, learned.axes)
         objective = Objective(model, latents, conditioning_of, seeds, settings)
-        identity = {}
+        identity: dict[str, Any] = {}
         if checkpoint is not None:
             identity = {
                 "settings": asdict(settings),
                 "seeds": seeds,
                 "images": digest(*(np.asarray(image) for image in images)),
                 "size": list(size),
-                "start": _described(start if over == "hidden_states" else begun),
+                "start": _described(begun if over in OVER_TOKENS else start),
                 "over": over,
                 "model": model.fingerprint,
                 "learned": learned.fingerprint,
             }
+            identity |= {"together": True} if together else {}
+            identity |= {"negative": True} if negative else {}
+        climbed: Maximized = objective
+        if together:
+            climbed, vectors = Together(objective), vectors[:1]
+        if negative:
+            climbed = Negative(climbed)
+        model.release()
         state = self._maximize(
-            objective, vectors, settings, checkpoint, identity, callback_on_step_end
+            climbed, vectors, settings, checkpoint, identity, callback_on_step_end
         )
         output = self._output(state, conditioning_of, over)
+        if negative:
+            output = with_bounds_negated(output)
         output.images = model.generate(
-            Conditioning(output.conditioning), seeds, size, guidance_scale, num_inference_steps
+            Conditioning(output.conditioning),
+            seeds[: len(state.best)],
+            size,
+            guidance_scale,
+            num_inference_steps,
         )
         if words:
             self._find_prompts(output, objective, begun, captions, seeds)
@@ -234,7 +279,7 @@ class PromptInversionPipeline:
 
     def _maximize(
         self,
-        objective: Objective,
+        objective: Maximized,
         vectors: Tensor,
         settings: InversionSettings,
         checkpoint: str | Path | None,
@@ -271,7 +316,7 @@ class PromptInversionPipeline:
         return PromptInversionOutput(
             prompt_embeds=found.tensors[self.model.optimized],
             conditioning=dict(found.tensors),
-            token_vectors=state.best.cpu() if over != "hidden_states" else None,
+            token_vectors=state.best.cpu() if over in OVER_TOKENS else None,
             log_likelihood=state.best_bound.cpu(),
             standard_error=state.best_error.cpu(),
             steps=state.best_step.tolist(),

@@ -23,19 +23,21 @@ SHOWN_SIDE = 128
 def write_inversion(
     folder: Path,
     model: FrozenTextToImage,
-    target: Image.Image,
+    targets: Sequence[Image.Image],
     output: PromptInversionOutput,
     index: int,
     seed: int,
     guidance_scale: float = 1.0,
+    negative: bool = False,
 ) -> Path:
-    """Writes what `invert` found for one image.
+    """Writes what `invert` found for one image, or for several together.
 
     Args:
-        target: the image.
-        index: which of the output's images it is.
+        targets: the image, or all that the prompt is for.
+        index: which of the output's prompts it is.
         seed: of the noise that the images of the strip are generated from.
         guidance_scale: of these images.
+        negative: the prompt is a negative one.
 
     Returns:
         The embedding's file.
@@ -46,15 +48,16 @@ def write_inversion(
     shown = []
     if output.snapshots:
         ways = concatenate([snapshot[one] for snapshot in output.snapshots.values()])
-        size = (target.height, target.width)
+        size = (targets[0].height, targets[0].width)
         shown = model.generate(ways, [seed] * len(ways), size, guidance_scale)
     write_figure(folder / "bounds.png", bounds_figure([history]))
-    write_image(folder / "strip.png", strip([*shown, output.images[index], target]))
+    write_image(folder / "strip.png", strip([*shown, output.images[index], *targets], len(targets)))
     training = [bound if isfinite(bound) else None for bound in history.training]
     write_json(folder / "history.json", asdict(history) | {"training": training})
     if output.token_vectors is not None:
-        save_token_vectors(folder / "tokens.safetensors", output.token_vectors[index], "<picture>")
-    save_conditioning(embedding, Conditioning(output.conditioning)[one], model)
+        vectors, path = output.token_vectors[index], folder / "tokens.safetensors"
+        save_token_vectors(path, vectors, "<picture>", model.token_parts)
+    save_conditioning(embedding, Conditioning(output.conditioning)[one], model, negative)
     return embedding
 
 
@@ -72,12 +75,12 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
     return figure
 
 
-def strip(images: Sequence[Image.Image]) -> Image.Image:
-    """Images in a row, the last set apart, as the paper's Figure 3."""
+def strip(images: Sequence[Image.Image], apart: int = 1) -> Image.Image:
+    """Images in a row, the last ones set apart, as the paper's Figure 3."""
     width = round(SHOWN_SIDE * images[0].width / images[0].height)
     gap = SHOWN_SIDE // 16
     row = Image.new("RGB", ((width + gap) * len(images) + gap, SHOWN_SIDE), "white")
     for i, image in enumerate(images):
-        left = i * (width + gap) + 2 * gap * (i == len(images) - 1)
+        left = i * (width + gap) + 2 * gap * (i >= len(images) - apart)
         row.paste(image.resize((width, SHOWN_SIDE), Image.Resampling.NEAREST), (left, 0))
     return row

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from invcap.checks import check_at_least, check_finite, check_fraction
-from invcap.diffusion.schedule import WEIGHTINGS, NoiseSchedule, Weighting
+from invcap.diffusion.schedule import WEIGHTINGS, Schedule, Weighting
 
 WARM_STARTS = ("caption", "amortised")
 
@@ -69,7 +69,7 @@ class InversionSettings:
         check_fraction(self, "momentum", "average", one=False)
 
 
-def few_steps(schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:
+def few_steps(schedule: Schedule, **overrides: Any) -> InversionSettings:
     """Settings for warm starts, where most of the bound is left in the less noisy half.
 
     Args:
@@ -89,7 +89,7 @@ def few_steps(schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:
     return replace(settings, **overrides)
 
 
-def default_settings(start: Any, schedule: NoiseSchedule, **overrides: Any) -> InversionSettings:
+def default_settings(start: Any, schedule: Schedule, **overrides: Any) -> InversionSettings:
     """Settings that suit a start: `few_steps` for warm ones, else `InversionSettings()`.
 
     Args:

@@ -20,7 +20,8 @@ class State:
 
     Attributes:
         vectors: what is optimized, float32.
-        unit: root mean square of the vectors at the start; steps are relative to it.
+        unit: root mean square of the vectors at the start, zeros left out; steps are relative to
+            it.
         momentum, square: Adam's averages of gradients and of their squares.
         average: moving average of `vectors`.
         best: the vectors (or average) with the highest held-out bound.
@@ -72,7 +73,7 @@ class State:
         count = number.long()
         return cls(
             vectors=vectors.clone(),
-            unit=vectors.square().mean((1, 2)).sqrt(),
+            unit=root_mean_square(vectors),
             momentum=torch.zeros_like(vectors),
             square=torch.zeros_like(vectors),
             average=vectors.clone(),
@@ -141,6 +142,13 @@ class State:
 
 
 TENSORS = [f.name for f in fields(State) if f.type == "Tensor"]
+
+
+def root_mean_square(vectors: Tensor) -> Tensor:
+    """Of the numbers of each of P vectors (P, ...) that are not 0, (P,); 0 where all are."""
+    rows = vectors.flatten(1)
+    share = (rows != 0).float().mean(1).clamp(min=1 / rows.shape[1])
+    return (rows.square().mean(1) / share).sqrt()
 
 
 def _stacked(rows: list[Tensor], like: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def train_amortised(
     def draw_noise(generator: torch.Generator, part: slice) -> Batch:
         count = settings.batch_size
         chosen = torch.randint(len(latents), (count,), generator=generator)
-        density = model.schedule.weights()
+        density = model.schedule.density()
         samples = draw_samples(model.schedule, count, shape, generator, None, density)
         return {
             "latents": latents[chosen[part]].view(-1, *shape),
@@ -163,10 +163,11 @@ def bound_loss(model: FrozenTextToImage) -> Loss:
 
     def loss(start: AmortisedStart, batch: Batch) -> dict[str, Tensor]:
         latents, noise, steps = batch["latents"], batch["noise"], batch["steps"]
-        noisy = model.schedule.to(latents.device).noisy(latents, noise, steps)
+        schedule = model.schedule.to(latents.device)
+        noisy = schedule.noisy(latents, noise, steps)
         others = neutral.map(lambda tensor: tensor.expand(len(latents), *tensor.shape[1:]))
         conditioning = others.replace(**{model.optimized: start(latents)})
-        weight = torch.full_like(latents.flatten(1)[:, 0], 1 / latents[0].numel())
+        weight = schedule.drawn_weights().to(latents.dtype)[steps.long()] / latents[0].numel()
         errors = squared_errors(model, noisy, noise, steps, conditioning, weight)
         return {"bound": errors.mean()}
 

@@ -253,7 +253,7 @@ def learn_meta(
 
 def model_key(model: FrozenTextToImage) -> str:
     """A hash of all that a model is: its networks, the scale of its latents, its schedule."""
-    parts: list[str | Tensor] = [model.schedule.prediction_type, model.schedule.alphas_cumprod]
+    parts: list[str | Tensor] = [*model.schedule.identity]
     for name, network in sorted(model.pipeline.components.items()):
         if isinstance(network, nn.Module):
             config = getattr(network, "config", None)

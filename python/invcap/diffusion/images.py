@@ -1,0 +1,52 @@
+"""Images as a frozen model's latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from invcap.data.images import open_image, to_rgb
+
+ImageSource = Image.Image | str | Path
+
+
+def as_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
+    """One image or several, as RGB images in memory.
+
+    Raises:
+        ValueError: there is none.
+        OSError: a file is not an image; the message names it.
+    """
+    images = [images] if isinstance(images, ImageSource) else list(images)
+    if not images:
+        raise ValueError("images must hold at least one image, got none")
+    return [
+        to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
+        for image in images
+    ]
+
+
+@torch.no_grad()
+def encode_mean(vae: Any, pixels: Tensor, device: torch.device) -> Tensor:
+    """Scaled latents (P, C, h, w) float32 of pixels (P, 3, H, W) by the mean of the posterior.
+
+    Args:
+        vae: an `AutoencoderKL`. One that overflows in half precision, as SDXL's own does, is cast
+            to float32 meanwhile.
+        device: where it computes.
+    """
+    dtype = vae.dtype
+    overflows = dtype == torch.float16 and vae.config.force_upcast
+    if overflows:
+        vae.to(torch.float32)
+    posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+    if overflows:
+        vae.to(dtype)
+    shift = vae.config.shift_factor
+    mean = posterior.mode().float()
+    return (mean if shift is None else mean - shift) * vae.config.scaling_factor

@@ -1,0 +1,73 @@
+"""Stable Diffusion 3 and 3.5: flow matching by a transformer that reads two CLIPs and a T5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from invcap.diffusion.clip_prompts import ClipPrompts
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.flow_matching import FlowMatching
+
+T5_TOKENS = 256
+
+
+class StableDiffusion3(FlowMatching, ClipPrompts):
+    """`StableDiffusion3Pipeline`: hidden states of both CLIPs, then of T5; pooled ones of CLIPs.
+
+    Conditioning: `prompt_embeds` (N, 77 + 256, 4096), `pooled_prompt_embeds` (N, 2048). T5 may be
+    left out (`text_encoder_3=None, tokenizer_3=None`): its states are zeros then, as they are for
+    token vectors, which only the CLIPs read; the model was trained without each of its encoders.
+
+    Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis"
+    (2024), sections 2 and 5.3.3.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    single_files: ClassVar[tuple[str, ...]] = ("sd3", "sd35_medium", "sd35_large")
+    pooled: ClassVar[str | None] = "pooled_prompt_embeds"
+    clips: ClassVar[dict[str, str]] = {"": "clip_l", "_2": "clip_g"}
+
+    @property
+    def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
+        config, length = self.denoiser.config, self.tokenizer.model_max_length
+        return {
+            "prompt_embeds": (length + T5_TOKENS, config.joint_attention_dim),
+            "pooled_prompt_embeds": (config.pooled_projection_dim,),
+        }
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        self.check_prompts(prompts)
+        hidden, _, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts),
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=T5_TOKENS,
+        )
+        return _conditioning(hidden, pooled)
+
+    def encode_tokens(self, vectors: Tensor) -> Conditioning:
+        found = self.run_clips(vectors)
+        hidden = torch.cat([output.hidden_states[-2] for output in found], -1)
+        _, width = self.conditioning_shapes["prompt_embeds"]
+        hidden = pad(hidden, (0, width - hidden.shape[-1], 0, T5_TOKENS))
+        return _conditioning(hidden, torch.cat([output.text_embeds for output in found], -1))
+
+    def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.denoiser(
+            hidden_states=noisy,
+            timestep=sigma * self.pipeline.scheduler.config.num_train_timesteps,
+            encoder_hidden_states=conditioning.tensors["prompt_embeds"],
+            pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
+        ).sample
+
+
+def _conditioning(hidden: Tensor, pooled: Tensor) -> Conditioning:
+    return Conditioning({"prompt_embeds": hidden.float(), "pooled_prompt_embeds": pooled.float()})
