@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -21,15 +20,13 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from random_pipeline import make_pipeline
+from random_pipeline import CHANNELS, autoencoder, clip, make_pipeline
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
-    CLIPTextModelWithProjection,
     CLIPTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
@@ -42,8 +39,6 @@ from transformers import (
 from invcap.tiny_sd.tokenizer import train_tokenizer
 
 WORDS = ["a room", "a red square", "a green circle", "a picture"]
-SIDE = 16
-CHANNELS = 4
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -184,45 +179,11 @@ def make(family: str, **options: Any) -> Any:
     return pipeline
 
 
-def autoencoder(**config: Any) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=CHANNELS,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-        sample_size=SIDE,
-        scaling_factor=0.7,
-        **config,
-    )
-
-
 def clip_tokenizer(pad_token: str | None = None) -> CLIPTokenizer:
     tokenizer = train_tokenizer(WORDS, merges=30)
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     return tokenizer
-
-
-def clip(
-    tokenizer: CLIPTokenizer, width: int, kind: type[Any] = CLIPTextModelWithProjection
-) -> Any:
-    encoder = kind(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    encoder.get_input_embeddings().weight.data.normal_()
-    return encoder
 
 
 def t5_tokenizer() -> T5TokenizerFast:

@@ -7,9 +7,9 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from random_pipeline import make_pipeline
+from random_pipeline import SIDE, make_pipeline
 from safetensors.torch import save_file
-from tiny_pipelines import MAKERS, SIDE, make
+from tiny_pipelines import MAKERS, make
 
 import invcap
 from invcap.diffusion.distilled import named_distilled

@@ -8,8 +8,9 @@ import pytest
 import torch
 from kills import KilledError, kill_at
 from PIL import Image
+from random_pipeline import SIDE
 from safetensors.torch import load_file
-from tiny_pipelines import MAKERS, SIDE, make
+from tiny_pipelines import MAKERS, make
 
 from invcap.diffusion.families import load_model
 from invcap.diffusion.noise_samples import draw_samples

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from invcap.diffusion.model import FrozenTextToImage
-from invcap.diffusion.text import check_length, run_clip, word_tokens
-
-WORD_END = "</w>"
+from invcap.diffusion.text import check_length, run_clip
 
 
 class ClipPrompts(FrozenTextToImage):
@@ -23,12 +19,8 @@ class ClipPrompts(FrozenTextToImage):
             other programs have for these encoders.
     """
 
+    word_marks: ClassVar[tuple[str, str]] = ("", "</w>")
     clips: ClassVar[dict[str, str]] = {"": "clip_l"}
-
-    @property
-    def tokenizer(self) -> Any:
-        """Splits prompts into tokens."""
-        return self.pipeline.tokenizer
 
     @property
     def token_parts(self) -> dict[str, int]:
@@ -40,18 +32,8 @@ class ClipPrompts(FrozenTextToImage):
         tables = [table.float().to(self.device) for table in self._tables]
         return tables[0] if len(tables) == 1 else torch.cat(tables, 1)
 
-    @cached_property
-    def word_tokens(self) -> Sequence[int]:
-        return word_tokens(self.tokenizer, end=WORD_END)
-
     def check_prompt(self, prompt: str) -> None:
         check_length(prompt, self.tokenizer, self.tokenizer.model_max_length)
-
-    def tokenize(self, prompt: str) -> list[int]:
-        return self.tokenizer(prompt, add_special_tokens=False).input_ids
-
-    def read_tokens(self, ids: Tensor) -> list[str]:
-        return [text.strip() for text in self.tokenizer.batch_decode(ids)]
 
     def run_clips(self, vectors: Tensor) -> list[Any]:
         """What each CLIP text encoder makes of token vectors (N, n, d), hidden states included."""

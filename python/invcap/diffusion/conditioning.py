@@ -44,3 +44,8 @@ def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
     """All prompts of some conditionings of one kind, in their order."""
     names = parts[0].tensors
     return Conditioning({name: torch.cat([part.tensors[name] for part in parts]) for name in names})
+
+
+def with_pooled(hidden: Tensor, pooled: Tensor) -> Conditioning:
+    """Hidden states (N, n, d) and the pooled embedding (N, m) of N prompts, float32."""
+    return Conditioning({"prompt_embeds": hidden.float(), "pooled_prompt_embeds": pooled.float()})

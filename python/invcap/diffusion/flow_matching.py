@@ -9,7 +9,6 @@ from torch import Tensor
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.flow_schedule import FlowSchedule
-from invcap.diffusion.images import encode_mean
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.schedule import Schedule
 
@@ -38,20 +37,8 @@ class FlowMatching(FrozenTextToImage):
         return self.pipeline.transformer
 
     @property
-    def size(self) -> tuple[int, int]:
-        side = self.pipeline.default_sample_size * self.pixels_per_latent
-        return side, side
-
-    @property
-    def pixels_per_latent(self) -> int:
-        return self.pipeline.vae_scale_factor
-
-    @property
     def size_unit(self) -> int:
         return 2 * self.pixels_per_latent
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
         schedule = self.schedule.to(noisy.device)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.conditioning import Conditioning, with_pooled
 from invcap.diffusion.flow_matching import FlowMatching
-from invcap.diffusion.text import check_length, embed_around, word_tokens
+from invcap.diffusion.text import check_length, embed_around
 
 MOST_TOKENS = 512
-WORD_START = "▁"
 
 
 class Flux(FlowMatching):
@@ -32,6 +30,7 @@ class Flux(FlowMatching):
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     single_files: ClassVar[tuple[str, ...]] = ("flux-dev", "flux-schnell")
     pooled: ClassVar[str | None] = "pooled_prompt_embeds"
+    word_marks: ClassVar[tuple[str, str]] = ("▁", "")
     guidance: float = 1.0
 
     @property
@@ -49,6 +48,10 @@ class Flux(FlowMatching):
         }
 
     @property
+    def tokenizer(self) -> Any:
+        return self.pipeline.tokenizer_2
+
+    @property
     def token_parts(self) -> dict[str, int]:
         return {"t5xxl": self.pipeline.text_encoder_2.config.d_model}
 
@@ -56,18 +59,8 @@ class Flux(FlowMatching):
     def token_table(self) -> Tensor:
         return self.pipeline.text_encoder_2.get_input_embeddings().weight.float().to(self.device)
 
-    @cached_property
-    def word_tokens(self) -> Sequence[int]:
-        return word_tokens(self.pipeline.tokenizer_2, start=WORD_START)
-
     def check_prompt(self, prompt: str) -> None:
-        check_length(prompt, self.pipeline.tokenizer_2, MOST_TOKENS)
-
-    def tokenize(self, prompt: str) -> list[int]:
-        return self.pipeline.tokenizer_2(prompt, add_special_tokens=False).input_ids
-
-    def read_tokens(self, ids: Tensor) -> list[str]:
-        return [text.strip() for text in self.pipeline.tokenizer_2.batch_decode(ids)]
+        check_length(prompt, self.tokenizer, MOST_TOKENS)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -75,12 +68,10 @@ class Flux(FlowMatching):
         hidden, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, max_sequence_length=MOST_TOKENS
         )
-        return Conditioning(
-            {"prompt_embeds": hidden.float(), "pooled_prompt_embeds": pooled.float()}
-        )
+        return with_pooled(hidden, pooled)
 
     def encode_tokens(self, vectors: Tensor) -> Conditioning:
-        tokenizer, encoder = self.pipeline.tokenizer_2, self.pipeline.text_encoder_2
+        tokenizer, encoder = self.tokenizer, self.pipeline.text_encoder_2
         after = torch.full((MOST_TOKENS - vectors.shape[1],), tokenizer.pad_token_id)
         after[0] = tokenizer.eos_token_id
         embedded = embed_around(encoder, after[:0], vectors, after)

@@ -15,8 +15,9 @@ from invcap.data import fit_image
 from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.distilled import named_distilled
-from invcap.diffusion.images import ImageSource, as_images
+from invcap.diffusion.images import ImageSource, as_images, encode_mean
 from invcap.diffusion.schedule import NoiseSchedule, Schedule
+from invcap.diffusion.text import word_tokens
 from invcap.encoders.autoencoder import to_unit_range
 from invcap.hashing import fingerprint, signature
 
@@ -38,6 +39,7 @@ class FrozenTextToImage(ABC):
         load_options: for `from_pretrained` of these classes.
         optimized: which tensor of a conditioning inversions optimize.
         pooled: which other tensor they may optimize too; None if there is none.
+        word_marks: what the vocabulary puts before and after a word.
         schedule_class: of its schedule.
         schedule: of the noise.
         max_batch: latents that the denoiser takes at once.
@@ -48,6 +50,7 @@ class FrozenTextToImage(ABC):
     load_options: ClassVar[dict[str, Any]] = {}
     optimized: ClassVar[str] = "prompt_embeds"
     pooled: ClassVar[str | None] = None
+    word_marks: ClassVar[tuple[str, str]] = ("", "")
     schedule_class: ClassVar[type[Schedule]] = NoiseSchedule
 
     def __init__(self, pipeline: Any) -> None:
@@ -66,14 +69,15 @@ class FrozenTextToImage(ABC):
         """The diffusers network that predicts noise, velocity or what the family calls it."""
 
     @property
-    @abstractmethod
     def size(self) -> tuple[int, int]:
         """(height, width) of the images that the model was trained on, pixels."""
+        side = self.pipeline.default_sample_size * self.pixels_per_latent
+        return side, side
 
     @property
-    @abstractmethod
     def pixels_per_latent(self) -> int:
         """Side of the square of pixels that one latent position stands for."""
+        return self.pipeline.vae_scale_factor
 
     @property
     def size_unit(self) -> int:
@@ -92,9 +96,9 @@ class FrozenTextToImage(ABC):
     def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor of one prompt's conditioning."""
 
-    @abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Maps pixels (P, 3, H, W) in [-1, 1] to scaled latents (P, C, h, w) float32."""
+        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -126,17 +130,22 @@ class FrozenTextToImage(ABC):
         """Text encoders that read a token, as other programs call them, and their share of d."""
 
     @property
-    @abstractmethod
+    def tokenizer(self) -> Any:
+        """Splits prompts into the tokens that vectors stand for."""
+        return self.pipeline.tokenizer
+
+    @cached_property
     def word_tokens(self) -> Sequence[int]:
         """The numbers of the tokens that are whole words: no parts of words, no bytes."""
+        return word_tokens(self.tokenizer, *self.word_marks)
 
-    @abstractmethod
     def tokenize(self, prompt: str) -> list[int]:
         """The numbers of a prompt's tokens, without those of its start and end."""
+        return self.tokenizer(prompt, add_special_tokens=False).input_ids
 
-    @abstractmethod
     def read_tokens(self, ids: Tensor) -> list[str]:
         """The text of N prompts of n tokens, (N, n)."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids)]
 
     @abstractmethod
     def encode_tokens(self, vectors: Tensor) -> Conditioning:

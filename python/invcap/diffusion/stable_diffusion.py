@@ -10,7 +10,6 @@ from torch import Tensor
 
 from invcap.diffusion.clip_prompts import ClipPrompts
 from invcap.diffusion.conditioning import Conditioning
-from invcap.diffusion.images import encode_mean
 
 
 class StableDiffusion(ClipPrompts):
@@ -39,16 +38,9 @@ class StableDiffusion(ClipPrompts):
         return height * self.pixels_per_latent, width * self.pixels_per_latent
 
     @property
-    def pixels_per_latent(self) -> int:
-        return self.pipeline.vae_scale_factor
-
-    @property
     def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
         width = self.pipeline.unet.config.cross_attention_dim
         return {"prompt_embeds": (self.tokenizer.model_max_length, width)}
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels, self.device)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from invcap.diffusion.clip_prompts import ClipPrompts
-from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.conditioning import Conditioning, with_pooled
 from invcap.diffusion.flow_matching import FlowMatching
 
 T5_TOKENS = 256
@@ -51,14 +51,14 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
             do_classifier_free_guidance=False,
             max_sequence_length=T5_TOKENS,
         )
-        return _conditioning(hidden, pooled)
+        return with_pooled(hidden, pooled)
 
     def encode_tokens(self, vectors: Tensor) -> Conditioning:
         found = self.run_clips(vectors)
         hidden = torch.cat([output.hidden_states[-2] for output in found], -1)
         _, width = self.conditioning_shapes["prompt_embeds"]
         hidden = pad(hidden, (0, width - hidden.shape[-1], 0, T5_TOKENS))
-        return _conditioning(hidden, torch.cat([output.text_embeds for output in found], -1))
+        return with_pooled(hidden, torch.cat([output.text_embeds for output in found], -1))
 
     def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         return self.denoiser(
@@ -67,7 +67,3 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
             encoder_hidden_states=conditioning.tensors["prompt_embeds"],
             pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
         ).sample
-
-
-def _conditioning(hidden: Tensor, pooled: Tensor) -> Conditioning:
-    return Conditioning({"prompt_embeds": hidden.float(), "pooled_prompt_embeds": pooled.float()})

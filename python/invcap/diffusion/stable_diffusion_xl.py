@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from invcap.diffusion.clip_prompts import ClipPrompts
-from invcap.diffusion.conditioning import Conditioning
-from invcap.diffusion.images import encode_mean
+from invcap.diffusion.conditioning import Conditioning, with_pooled
 
 
 class StableDiffusionXL(ClipPrompts):
@@ -34,15 +33,6 @@ class StableDiffusionXL(ClipPrompts):
         return self.pipeline.unet
 
     @property
-    def size(self) -> tuple[int, int]:
-        side = self.pipeline.default_sample_size * self.pixels_per_latent
-        return side, side
-
-    @property
-    def pixels_per_latent(self) -> int:
-        return self.pipeline.vae_scale_factor
-
-    @property
     def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
         return {
             "prompt_embeds": (
@@ -52,21 +42,18 @@ class StableDiffusionXL(ClipPrompts):
             "pooled_prompt_embeds": (self.pipeline.text_encoder_2.config.projection_dim,),
         }
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        return encode_mean(self.pipeline.vae, pixels, self.device)
-
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         self.check_prompts(prompts)
         hidden, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )
-        return _conditioning(hidden, pooled)
+        return with_pooled(hidden, pooled)
 
     def encode_tokens(self, vectors: Tensor) -> Conditioning:
         found = self.run_clips(vectors)
         hidden = torch.cat([output.hidden_states[-2] for output in found], -1)
-        return _conditioning(hidden, found[-1].text_embeds)
+        return with_pooled(hidden, found[-1].text_embeds)
 
     def predict_noise(self, noisy: Tensor, steps: Tensor, conditioning: Conditioning) -> Tensor:
         dtype, tensors = self.dtype, conditioning.tensors
@@ -82,7 +69,3 @@ class StableDiffusionXL(ClipPrompts):
             },
         ).sample
         return self.schedule.to(noisy.device).noise_of(predicted.to(noisy.dtype), noisy, steps)
-
-
-def _conditioning(hidden: Tensor, pooled: Tensor) -> Conditioning:
-    return Conditioning({"prompt_embeds": hidden.float(), "pooled_prompt_embeds": pooled.float()})

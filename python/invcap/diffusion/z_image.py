@@ -12,10 +12,9 @@ from torch.nn.functional import pad
 
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.flow_matching import FlowMatching
-from invcap.diffusion.text import check_length, embed_around, word_tokens
+from invcap.diffusion.text import check_length, embed_around
 
 MOST_TOKENS = 512
-WORD_START = "Ġ"
 SIDE = 1024
 PLACE = "<prompt>"
 
@@ -30,6 +29,7 @@ class ZImage(FlowMatching):
 
     pipelines: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     single_files: ClassVar[tuple[str, ...]] = ("z-image-turbo",)
+    word_marks: ClassVar[tuple[str, str]] = ("Ġ", "")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,19 +47,9 @@ class ZImage(FlowMatching):
     def token_table(self) -> Tensor:
         return self.pipeline.text_encoder.get_input_embeddings().weight.float().to(self.device)
 
-    @cached_property
-    def word_tokens(self) -> Sequence[int]:
-        return word_tokens(self.pipeline.tokenizer, start=WORD_START)
-
     def check_prompt(self, prompt: str) -> None:
         around = sum(len(ids) for ids in self._around)
-        check_length(prompt, self.pipeline.tokenizer, MOST_TOKENS - around)
-
-    def tokenize(self, prompt: str) -> list[int]:
-        return self.pipeline.tokenizer(prompt, add_special_tokens=False).input_ids
-
-    def read_tokens(self, ids: Tensor) -> list[str]:
-        return [text.strip() for text in self.pipeline.tokenizer.batch_decode(ids)]
+        check_length(prompt, self.tokenizer, MOST_TOKENS - around)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -104,7 +94,7 @@ class ZImage(FlowMatching):
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
         """The tokens of the chat template before and after a prompt's."""
-        asked = self.pipeline.tokenizer.apply_chat_template(
+        asked = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": PLACE}],
             tokenize=False,
             add_generation_prompt=True,
