@@ -10,7 +10,7 @@ from torch import Tensor
 from invcap.encoders.interface import Differentiable, ImageEncoder
 
 RATE = 0.2
-STAY = 1.0
+STAY = 0.5
 AT_ONCE = 256
 Map = Callable[[Tensor], Tensor]
 
