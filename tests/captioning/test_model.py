@@ -86,6 +86,13 @@ def test_a_wider_network_answers_in_both_directions_and_loads_again(
     assert len(set(drawn)) == 1
 
 
+def test_a_redrawn_image_is_what_its_own_latent_decodes_to(captioner, images):
+    latents = captioner.image_encoder.encode(np.asarray(images[0])[None])
+    expected = captioner.image_encoder.decode(latents)[0]
+    (redrawn,) = captioner.redraw(images[0])
+    assert np.abs(np.asarray(redrawn).astype(int) - expected).max() <= 1
+
+
 def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):
     with pytest.raises(ValueError, match="temperature must be 0 for a model that has nothing"):
         captioner.generate("a star", temperature=1.0)

@@ -213,23 +213,39 @@ class InvertibleCaptioner(ModelHubMixin):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"texts must hold sentences, got {texts!r}")
+        self.check_sampling(temperature, samples)
+        e = self._embed_texts(texts).repeat_interleave(samples, 0)
+        free = e.shape[1] + self._residual
+        noise = temperature * torch.randn(len(e), free, generator=generator)
+        about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
+        drawn = self.draw(e + self.sigma * about, beside, refine_steps)
+        return [Image.fromarray(image) for image in drawn]
+
+    def check_sampling(self, temperature: float, samples: int) -> None:
+        """Raises ValueError unless `generate` can draw so many images at a temperature."""
         if not (isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        e = self._embed_texts(texts)
-        residual = self.variations or self.latent_scaler.features - e.shape[1]
-        if temperature and not (self.sigma or residual):
+        if temperature and not (self.sigma or self._residual):
             raise ValueError(
                 "temperature must be 0 for a model that has nothing to sample: no variations, no "
                 "residual (latents with more numbers than embeddings), no sigma (objective "
                 f"'likelihood'), got {temperature}"
             )
-        e = e.repeat_interleave(samples, 0)
-        noise = temperature * torch.randn(len(e), e.shape[1] + residual, generator=generator)
-        about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
-        drawn = self.draw(e + self.sigma * about, beside, refine_steps)
-        return [Image.fromarray(image) for image in drawn]
+
+    @property
+    def _residual(self) -> int:
+        """How many numbers beside the caption's are drawn."""
+        return self.variations or self.latent_scaler.features - self.embedding_scaler.features
+
+    @torch.no_grad()
+    def redraw(self, images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
+        """Draws images again after a round trip: through the network and back."""
+        x = self.latent_scaler(self.image_encoder.encode(self._pixels(images)))
+        y = self.network(widened(x, self.network.features))[:, : x.shape[1]]
+        about, beside = y.tensor_split([self.embedding_scaler.features], 1)
+        return [Image.fromarray(image) for image in self.draw(about, beside, refine_steps=0)]
 
     def draw(
         self, e: Tensor, residual: Tensor | None = None, refine_steps: int | None = None

@@ -140,19 +140,10 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Draws an image for each sentence, by running the network backwards."""
-    import torch
-
     from invcap.captioning import InvertibleCaptioner
-    from invcap.figures import write_image
+    from invcap.captioning.drawings import write_drawings
     from invcap.training.devices import resolve_device
 
     captioner = InvertibleCaptioner.from_pretrained(model).to(resolve_device(device))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = captioner.generate(texts, temperature, generator, samples, refine_steps)
-    result = []
-    for index, picture in enumerate(drawn):
-        text, sample = divmod(index, samples)
-        path = output / (f"{text:04}-{sample}.png" if samples > 1 else f"{text:04}.png")
-        write_image(path, picture)
-        result.append({"text": texts[text], "picture": str(path)})
+    result = write_drawings(captioner, texts, output, samples, temperature, seed, refine_steps)
     print_result("\n".join(f"{r['picture']}\t{r['text']}" for r in result), result, as_json)
