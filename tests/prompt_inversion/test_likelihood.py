@@ -132,3 +132,13 @@ def test_hidden_states_are_those_of_stable_diffusion(pipeline):
     ids = model.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
     assert hidden.shape == (2, 77, WIDTH)
     torch.testing.assert_close(hidden, model.pipeline.text_encoder(ids)[0])
+
+
+def test_rows_are_in_the_order_given_and_compare_with_the_best(pipeline, pictures):
+    found = pipeline.log_likelihood(pictures[0], PROMPTS, draws=8)
+    rows = found.rows()
+    assert [row["prompt"] for row in rows] == PROMPTS
+    for index, row in enumerate(rows):
+        assert row["log_likelihood"] == found.bound[index].item()
+        difference = row["difference"], row["difference_standard_error"]
+        assert difference == found.difference(index, found.best)

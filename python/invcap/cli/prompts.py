@@ -58,18 +58,7 @@ def score(
     generator = torch.Generator().manual_seed(seed)
     pixels = parse_size(size) if size else None
     found = pipeline.log_likelihood(picture, prompts, draws, generator, pixels)
-    result = []
-    for index, prompt in enumerate(prompts):
-        difference, error = found.difference(index, found.best)
-        result.append(
-            {
-                "prompt": prompt,
-                "log_likelihood": found.bound[index].item(),
-                "standard_error": found.standard_error[index].item(),
-                "difference": difference,
-                "difference_standard_error": error,
-            }
-        )
+    result = found.rows()
     width = max(map(len, prompts))
     lines = [f"{'prompt':{width}}  {'bound':>9}  {'error':>7}  {'to best':>9}  {'error':>7}"]
     lines += [

@@ -22,7 +22,7 @@ from invcap.prompt_inversion.inputs import check_inputs
 from invcap.prompt_inversion.joint import check_joint
 from invcap.prompt_inversion.output import PromptInversionOutput
 from invcap.prompt_inversion.parametrization import OVER_TOKENS, Parametrization
-from invcap.prompt_inversion.pipeline import PromptInversionPipeline
+from invcap.prompt_inversion.pipeline import OnStep, PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.sources import Source, check_folders, find_sources, usable
@@ -81,6 +81,7 @@ def invert(
     processes: Accelerator,
     resume: bool = False,
     captioner: Captioner | None = None,
+    callback_on_step_end: OnStep | None = None,
 ) -> list[dict[str, Any]]:
     """Inverts images and writes a folder for each; see `PromptInversionPipeline.invert`.
 
@@ -92,6 +93,7 @@ def invert(
         paths: image files, and folders that stand for the image files in them.
         processes: of which the main one lists the images and records the run.
         captioner: what `settings.captioner` names.
+        callback_on_step_end: of each batch, as of `PromptInversionPipeline.invert`.
 
     Returns:
         For each image, or for all together: its file, the embedding's file, the held-out bound with
@@ -110,7 +112,7 @@ def invert(
         pipeline.set_progress_bar_config(
             desc=f"batch {number + 1} of {len(batches)}", disable=not processes.is_main_process
         )
-        invert_batch(pipeline, captioner, sources, number, output, settings)
+        invert_batch(pipeline, captioner, sources, number, output, settings, callback_on_step_end)
     processes.wait_for_everyone()
     return [read_json(folder / RESULT) for folder in folders_of(sources, output, settings)]
 
@@ -206,6 +208,7 @@ def invert_batch(
     number: int,
     output: Path,
     settings: RunSettings,
+    callback_on_step_end: OnStep | None = None,
 ) -> None:
     """Inverts one batch of a run's images and writes what is missing, if anything is."""
     at_once = len(sources) if settings.together else settings.batch_size
@@ -234,6 +237,7 @@ def invert_batch(
             together=settings.together,
             negative=settings.negative,
             checkpoint=checkpoint,
+            callback_on_step_end=callback_on_step_end,
         )
         seconds = (time.perf_counter() - started) / len(folders)
         for index in missing:

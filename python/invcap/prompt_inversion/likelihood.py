@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -45,3 +46,20 @@ class LogLikelihood:
         """
         paired = self.terms[prompt] - self.terms[other]
         return paired.mean().item(), standard_error(paired).item()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The prompts in the order given, each with its bound and its difference to the best."""
+        bounds, errors = self.bound.tolist(), self.standard_error.tolist()
+        result = []
+        for index, prompt in enumerate(self.prompts):
+            difference, error = self.difference(index, self.best)
+            result.append(
+                {
+                    "prompt": prompt,
+                    "log_likelihood": bounds[index],
+                    "standard_error": errors[index],
+                    "difference": difference,
+                    "difference_standard_error": error,
+                }
+            )
+        return result

@@ -21,9 +21,9 @@ def maximize(
     objective: Maximized,
     state: State,
     settings: InversionSettings,
-    on_step: Callable[[State], None] = lambda state: None,
+    on_step: Callable[[State], object] = lambda state: None,
 ) -> State:
-    """Takes steps until there are enough or every image has stopped.
+    """Takes steps until there are enough, every image has stopped, or `on_step` returns False.
 
     Which images have stopped is read from the device when the held-out bound is measured; between
     measurements, those that stop are computed on but no longer change.
@@ -43,7 +43,8 @@ def maximize(
         if state.step % settings.evaluate_every == 0 or state.step == settings.steps:
             measure(objective, state, settings)
             rows = state.running.nonzero().flatten()
-        on_step(state)
+        if on_step(state) is False:
+            break
     return state
 
 

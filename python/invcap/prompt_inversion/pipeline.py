@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from invcap.prompt_inversion.joint import (
 )
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.objective import Maximized, Objective, bound_terms
-from invcap.prompt_inversion.optimizer import maximize
+from invcap.prompt_inversion.optimizer import maximize, measure
 from invcap.prompt_inversion.output import PromptInversionOutput, history_of
 from invcap.prompt_inversion.parametrization import (
     OVER_TOKENS,
@@ -42,7 +43,7 @@ from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.tokens import read_vectors
 from invcap.prompt_inversion.words import Captioner, rank
 
-OnStep = Callable[["PromptInversionPipeline", int, dict[str, Tensor]], Any]
+OnStep = Callable[["PromptInversionPipeline", int, dict[str, Any]], Any]
 CANDIDATES = 16
 
 
@@ -205,7 +206,9 @@ class PromptInversionPipeline:
             checkpoint: file that the state is written to; if there is one already, the inversion
                 resumes from it and ends as if it had never stopped.
             callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d), what
-                is optimized, "held_out": (P,) best bounds}) after each step.
+                is optimized, "held_out": (P,) best bounds, "so_far": a function that returns the
+                output as it is now, without images}) after each step. If it returns False, the
+                inversion ends there with the best so far; its checkpoint can be resumed.
 
         Raises:
             ValueError: an argument cannot be used, or the checkpoint belongs to another inversion.
@@ -248,12 +251,15 @@ class PromptInversionPipeline:
         if negative:
             climbed = Negative(climbed)
         model.release()
+
+        def output_of(state: State) -> PromptInversionOutput:
+            output = self._output(state, conditioning_of, over)
+            return with_bounds_negated(output) if negative else output
+
         state = self._maximize(
-            climbed, vectors, settings, checkpoint, identity, callback_on_step_end
+            climbed, vectors, settings, checkpoint, identity, output_of, callback_on_step_end
         )
-        output = self._output(state, conditioning_of, over)
-        if negative:
-            output = with_bounds_negated(output)
+        output = output_of(state)
         output.images = model.generate(
             Conditioning(output.conditioning),
             seeds[: len(state.best)],
@@ -284,6 +290,7 @@ class PromptInversionPipeline:
         settings: InversionSettings,
         checkpoint: str | Path | None,
         identity: dict[str, Any],
+        output_of: Callable[[State], PromptInversionOutput],
         callback: OnStep | None,
     ) -> State:
         path = Path(checkpoint) if checkpoint is not None else None
@@ -292,19 +299,23 @@ class PromptInversionPipeline:
             state = State.load(path, identity, vectors.device)
         with tqdm(total=settings.steps, initial=state.step, **self._progress) as bar:
 
-            def on_step(state: State) -> None:
+            def on_step(state: State) -> Any:
                 bar.update()
                 if state.step == state.evaluated[-1]:
                     bar.set_postfix(bound=f"{state.best_bound.mean():.4f}", refresh=False)
                 if path is not None and state.step % settings.checkpoint_every == 0:
                     state.save(path, identity)
-                if callback is not None:
-                    now = {"vectors": state.vectors, "held_out": state.best_bound}
-                    callback(self, state.step, now)
+                if callback is None:
+                    return None
+                so_far = partial(output_of, state)
+                now = {"vectors": state.vectors, "held_out": state.best_bound, "so_far": so_far}
+                return callback(self, state.step, now)
 
             maximize(objective, state, settings, on_step)
         if path is not None:
             state.save(path, identity)
+        if state.evaluated[-1] < state.step:
+            measure(objective, state, settings)
         return state
 
     @torch.no_grad()

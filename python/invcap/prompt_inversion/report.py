@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,6 +20,7 @@ from invcap.prompt_inversion.embeddings import save_conditioning, save_token_vec
 from invcap.prompt_inversion.output import History, PromptInversionOutput
 
 SHOWN_SIDE = 128
+LABEL = 48
 
 
 def write_inversion(
@@ -72,6 +75,26 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
     axes.set(xlabel="gradient step", ylabel="bound, nats per latent number")
     axes.grid(alpha=0.3)
     axes.legend()
+    return figure
+
+
+def scores_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Bounds with their standard errors, the first row on top; rows as of `LogLikelihood.rows`."""
+    figure = Figure(figsize=(7, 1.2 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    axes.errorbar(
+        [row["log_likelihood"] for row in rows],
+        places,
+        xerr=[row["standard_error"] for row in rows],
+        fmt="o",
+        capsize=4,
+    )
+    labels = [textwrap.shorten(row["prompt"], LABEL, placeholder="…") for row in rows]
+    axes.set_yticks(places, labels, parse_math=False)
+    axes.invert_yaxis()
+    axes.set(xlabel="bound, nats per latent number (bar: one standard error)")
+    axes.grid(alpha=0.3)
     return figure
 
 
