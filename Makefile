@@ -1,5 +1,6 @@
 # make demo: train on generated pictures, report in runs/demo.   make check: a minute and a half.
 # make demo-real: the same on Debian's clip art, in runs/demo-real.
+# make app: a page to work in, at http://127.0.0.1:7860; with runs/demo where `make demo` made it.
 # make test: everything.   make bench: the layer's speed on this CPU, in docs/layer_speed.
 PYTHON ?= python3
 JOBS ?= 2
@@ -8,7 +9,7 @@ BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcar
 # A worker that is done takes tests from the end of the other's list: modules stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo demo-real bench lint quick check test
+.PHONY: demo demo-real app bench lint quick check test
 demo: .venv/installed
 	$(BIN)/invcap train --data shapes --drawings 3 --output runs/demo --cache runs/cache --overwrite
 
@@ -16,6 +17,9 @@ demo-real: .venv/installed
 	test -e runs/openclipart || $(BIN)/invcap data openclipart --output runs/openclipart
 	$(BIN)/invcap train --data runs/openclipart --held-out 0.12 --image-encoder features \
 		--output runs/demo-real --cache runs/cache --overwrite
+
+app: .venv/installed
+	$(BIN)/invcap app $(addprefix --captioner ,$(patsubst %/config.json,%,$(wildcard runs/demo/config.json)))
 
 bench: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/layer_speed.py

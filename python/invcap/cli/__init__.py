@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from invcap.cli import captioning, data, prompts, training
+from invcap.cli import captioning, data, page, prompts, training
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pictures and sentences mapped to each other by one invertible network.",
 )
-for commands in (training, captioning, prompts):
+for commands in (training, captioning, prompts, page):
     app.add_typer(commands.app)
 app.add_typer(data.app, name="data")
 

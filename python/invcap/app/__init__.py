@@ -1,0 +1,1 @@
+"""The web page: pictures to words, words to pictures, scores and inversions as they go."""

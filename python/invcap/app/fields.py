@@ -1,0 +1,98 @@
+"""Fields of the page, and checks of what a user puts into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from invcap.data.images import FORMATS, open_image
+from invcap.data.settings import MOST_PIXELS
+
+MOST_BYTES = 20 * 2**20
+MOST_SEED = 2**53  # whole numbers that a browser can hold
+LONGEST = 300
+
+
+def picture_field(
+    examples: list[str], label: str = "Picture: drop, paste or choose one"
+) -> gr.Image:
+    """A field for a picture, with examples under it.
+
+    It hands on the path of the file as it came, which is decoded as everywhere else.
+    """
+    picture = gr.Image(label=label, sources=["upload", "clipboard"], type="filepath", height=280)
+    picture.preprocess = lambda payload: None if payload is None else payload.path
+    if examples:
+        gr.Examples([[example] for example in examples], [picture], label="Examples")
+    return picture
+
+
+def image_shown(label: str, height: int | None = None) -> gr.Image:
+    """A place for an image of a result."""
+    return gr.Image(
+        label=label,
+        alt_text=label,
+        interactive=False,
+        format="png",
+        height=height,
+        buttons=["download", "fullscreen"],
+        elem_classes="shown",
+    )
+
+
+def files_shown(label: str) -> gr.File:
+    """A place for files to download."""
+    return gr.File(label=label, interactive=False, file_count="multiple", height=110)
+
+
+def seed_field(label: str = "Seed") -> gr.Number:
+    """A field for a seed."""
+    return gr.Number(0, label=label, precision=0)
+
+
+def check_picture(path: str | None) -> None:
+    """Raises ValueError unless a file is a picture that may be used."""
+    if path is None:
+        raise ValueError("Choose a picture first.")
+    too_large = f"The picture is too large: at most {MOST_PIXELS:,} pixels can be used."
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            pixels = picture.width * picture.height
+        if pixels > MOST_PIXELS:
+            raise ValueError(too_large)
+        open_image(Path(path))
+    except Image.DecompressionBombError:
+        raise ValueError(too_large) from None
+    except OSError:
+        kinds = ", ".join(FORMATS)
+        raise ValueError(f"This is not a picture that can be read. Expected {kinds}.") from None
+
+
+def check_seed(seed: float | None) -> None:
+    """Raises ValueError unless a seed can be used."""
+    if seed is None or not 0 <= seed < MOST_SEED:
+        raise ValueError(f"The seed must be a whole number from 0 to below {MOST_SEED}.")
+
+
+def check_whole(name: str, number: float | None, least: int, most: int) -> None:
+    """Raises ValueError unless a number is within limits."""
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {number}.")
+
+
+def answer(check: Callable[..., object], *arguments: object) -> dict[str, Any]:
+    """What a validator says of a field: nothing, or the error that a check of it raised."""
+    try:
+        check(*arguments)
+    except (ValueError, OSError) as error:
+        message = str(error)
+        return gr.validate(False, message if len(message) <= LONGEST else message[:LONGEST] + "…")
+    return gr.validate(True, "")
+
+
+def fine(*_: object) -> None:
+    """A check of a field that takes anything."""

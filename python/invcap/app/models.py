@@ -1,0 +1,115 @@
+"""What the page's tabs work with."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from invcap.app.jobs import Worker
+from invcap.captioning import InvertibleCaptioner
+from invcap.data.settings import DataSettings, load_data
+from invcap.data.shapes import Scene, draw
+from invcap.data.split import is_held_out
+from invcap.figures import write_image
+from invcap.prompt_inversion import PromptInversionPipeline
+from invcap.training.devices import start_processes
+
+EXAMPLES = 6
+SIDE = 192
+SHAPES = (
+    Scene("large", "red", "square", "in the center", "black"),
+    Scene("medium", "green", "circle", "at the top", "white"),
+    Scene("small", "blue", "star", "on the left", "yellow"),
+    Scene("large", "pink", "heart", "in the bottom right corner", "gray"),
+)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the page's tabs work with.
+
+    Attributes:
+        pipeline: scores and inverts.
+        captioner: captions and draws; None if none was given.
+        worker: runs the jobs.
+        processes: where they run.
+        folder: the page's own, for files.
+        names: what commands must name: `model`, `captioner` and `device`, as they were given.
+    """
+
+    pipeline: PromptInversionPipeline
+    captioner: InvertibleCaptioner | None
+    worker: Worker
+    processes: Accelerator
+    folder: Path
+    names: dict[str, str | None]
+
+    @property
+    def queue(self) -> str:
+        """The name of the device's queue."""
+        return str(self.processes.device)
+
+
+def load_models(
+    folder: Path, captioner: Path | None = None, model: str | None = None, device: str = "auto"
+) -> Models:
+    """Loads what the page works with.
+
+    Args:
+        folder: the page's own.
+        captioner: folder that `invcap train` wrote.
+        model: folder or hub name of a Stable Diffusion; by default tiny-sd.
+        device: see `resolve_device`.
+
+    Raises:
+        ValueError: one of them cannot be loaded.
+    """
+    processes = start_processes(device)
+    pipeline = PromptInversionPipeline.from_pretrained(model).to(processes.device)
+    networks = [pipeline.model.denoiser]
+    says = None
+    if captioner is not None:
+        says = InvertibleCaptioner.from_pretrained(captioner).to(processes.device)
+        networks.append(says.network)
+    names = {
+        "model": model,
+        "captioner": None if captioner is None else str(captioner),
+        "device": None if device == "auto" else device,
+    }
+    return Models(pipeline, says, Worker(networks, folder), processes, folder, names)
+
+
+def write_examples(models: Models) -> list[str]:
+    """Pictures to try: shapes, and where the captioner was trained on others, held-out ones."""
+    folder = models.folder / "examples"
+    paths = []
+    for scene in SHAPES:
+        paths.append(folder / f"{scene.colour} {scene.shape}.png")
+        write_image(paths[-1], draw(scene, SIDE))
+    about = {} if models.captioner is None else models.captioner.about.get("data", {})
+    if about and about["data"] != "shapes":
+        try:
+            paths = [*_real_examples(folder, DataSettings(**about)), *paths]
+        except (ValueError, OSError) as error:
+            logger.warning("no example of the captioner's data: %s", error)
+    return [str(path) for path in paths]
+
+
+def _real_examples(folder: Path, settings: DataSettings) -> list[Path]:
+    """Some held-out pictures of data that is at hand."""
+    if not Path(settings.data).exists():
+        return []
+    examples = load_data(settings).examples
+    held_out = (e for e in examples if is_held_out(e.group, settings.held_out, settings.seed))
+    paths = []
+    for number, example in enumerate(islice(held_out, EXAMPLES)):
+        picture = example.open()
+        picture.thumbnail((2 * SIDE, 2 * SIDE))
+        paths.append(folder / f"{number:02} {Path(example.name).stem}.png")
+        write_image(paths[-1], picture)
+    return paths
