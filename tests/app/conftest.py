@@ -24,7 +24,7 @@ from invcap_ext import InvertibleNetwork
 
 CHROMIUM = shutil.which("chromium")
 SENTENCES = ["a large red square", "a blue star", "a green <b>circle</b>", "a pink heart", "a room"]
-STARTS_WITHIN = 60
+STARTS_WITHIN = 300
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Page, Route, expect
+
+PATIENCE = 120_000  # milliseconds: a busy machine may take long
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Visit:
 
     def __init__(self, browser: Browser, site: Site, width: int = 1280) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": 900})
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(PATIENCE)
         self.refused: list[str] = []
         self.context.route("**/*", self._only_loopback)
         self.page = self.context.new_page()

@@ -34,22 +34,23 @@ def make_page(models: Models) -> gr.Blocks:
     captioner = models.captioner
     with gr.Blocks(title="invcap", analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         gr.Markdown("# invcap\nPictures and sentences, mapped to each other.")
-        with gr.Tab("Caption"):
-            if captioner is None:
-                gr.Markdown(NO_CAPTIONER)
-            else:
-                caption_tab(models, captioner, examples)
-        with gr.Tab("Draw"):
-            if captioner is None:
-                gr.Markdown(NO_CAPTIONER)
-            else:
-                draw_tab(models, captioner)
-        with gr.Tab("Score"):
-            score_tab(models, examples)
-        with gr.Tab("Invert"):
-            invert_tab(models, examples)
-        with gr.Tab("Layer"):
-            layer_tab(models)
+        with gr.Tabs(overflow_behavior="wrap"):
+            with gr.Tab("Caption"):
+                if captioner is None:
+                    gr.Markdown(NO_CAPTIONER)
+                else:
+                    caption_tab(models, captioner, examples)
+            with gr.Tab("Draw"):
+                if captioner is None:
+                    gr.Markdown(NO_CAPTIONER)
+                else:
+                    draw_tab(models, captioner)
+            with gr.Tab("Score"):
+                score_tab(models, examples)
+            with gr.Tab("Invert"):
+                invert_tab(models, examples)
+            with gr.Tab("Layer"):
+                layer_tab(models)
     return page
 
 
