@@ -132,7 +132,8 @@ def test_a_command_is_quoted_for_a_shell():
     line = as_command("score", ["my picture.png", *prompts], {"draws": 4, "model": None})
     words = ["invcap", "score", "--draws", "4", "--", "my picture.png", *prompts]
     assert shlex.split(line) == words
-    assert as_command("caption", ["a.png"], {"words": True}) == "invcap caption --words a.png"
+    flags = {"words": True, "token-vectors": False, "steps": 0}
+    assert as_command("invert", ["a.png"], flags) == "invcap invert --words --steps 0 a.png"
 
 
 def test_a_call_is_python():

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from invcap.app.commands import Code, as_call, as_command, shown_as
+from invcap.app.commands import as_call, as_command, shown_as
 from invcap.app.fields import answer, check_picture, fine, image_shown, picture_field
 from invcap.app.jobs import Job
 from invcap.app.models import Models
@@ -92,6 +92,6 @@ def as_text(models: Models, name: str, count: int) -> tuple[str, str]:
         "from invcap import InvertibleCaptioner\n\n"
         f"captioner = {load}\n"
         f"print({as_call('captioner.caption', name, top_k=count)})\n"
-        f"{as_call('captioner.redraw', Code(repr(name)))}[0].show()"
+        f"{as_call('captioner.redraw', name)}[0].show()"
     )
     return command, python

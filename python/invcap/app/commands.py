@@ -20,7 +20,7 @@ def as_command(command: str, arguments: Sequence[object], options: Mapping[str, 
     for name, value in options.items():
         if value is True:
             words.append(f"--{name}")
-        elif value not in (None, False):
+        elif value is not None and value is not False:
             words += [f"--{name}", str(value)]
     given = [str(argument) for argument in arguments]
     if any(argument.startswith("-") for argument in given):
