@@ -30,7 +30,7 @@ def caption_tab(models: Models, captioner: InvertibleCaptioner, examples: list[s
         with gr.Column():
             picture = picture_field(examples)
             most = min(MOST, len(captioner.candidates))
-            top_k = gr.Slider(1, most, min(5, most), step=1, label="Sentences")
+            top_k = gr.Slider(1, most, min(5, most), step=1, precision=0, label="Sentences")
             with gr.Row():
                 run = gr.Button("Caption the picture", variant="primary")
                 cancel = gr.Button("Cancel")

@@ -30,7 +30,7 @@ def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
             sentence = gr.Textbox(label="Sentence", placeholder=EXAMPLES[0])
             gr.Examples([[example] for example in EXAMPLES], [sentence], label="Examples")
             varied = can_sample(captioner)
-            samples = gr.Slider(1, MOST, 4 if varied else 1, step=1, label="Pictures")
+            samples = gr.Slider(1, MOST, 4 if varied else 1, step=1, precision=0, label="Pictures")
             temperature = gr.Slider(
                 0,
                 2,

@@ -58,13 +58,14 @@ def layer_tab(models: Models) -> None:
     with gr.Row():
         with gr.Column():
             kind = gr.Radio(choices, value=NEW, label="Network")
-            features = gr.Slider(2, MOST_FEATURES, 64, step=1, label="Features")
-            depth = gr.Slider(1, MOST_DEPTH, 5, step=1, label="Layers")
+            features = gr.Slider(2, MOST_FEATURES, 64, step=1, precision=0, label="Features")
+            depth = gr.Slider(1, MOST_DEPTH, 5, step=1, precision=0, label="Layers")
             steps = gr.Slider(
                 0,
                 MOST_STEPS,
                 300,
                 step=50,
+                precision=0,
                 label="Training steps",
                 info="The network learns to rotate its rows; 0 leaves it as it is initialized.",
             )
