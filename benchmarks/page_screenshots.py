@@ -1,0 +1,68 @@
+"""Screenshots of the page's tabs, each with a result, by Debian's Chromium.
+
+invcap app --captioner runs/demo
+python benchmarks/page_screenshots.py --output docs/app
+"""
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from invcap.data.shapes import Scene, draw
+
+SCENE = Scene("large", "red", "square", "in the center", "black")
+PATIENCE = 300_000  # milliseconds
+RUN = {
+    "Caption": "Caption the picture",
+    "Draw": "Draw",
+    "Score": "Score the prompts",
+    "Invert": "Invert the picture",
+    "Layer": "Run the round trip",
+}
+
+
+def shoot(page: Page, tab: str, picture: Path, output: Path) -> None:
+    """Does what a tab is for, and writes how it looks then."""
+    page.get_by_role("tab", name=tab).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    if tab == "Draw":
+        panel.get_by_label("Sentence", exact=True).fill(SCENE.caption())
+    elif tab != "Layer":
+        panel.locator("input[type=file]").first.set_input_files(picture)
+        expect(panel.get_by_test_id("image").locator("img").first).to_be_attached()
+    panel.get_by_role("button", name=RUN[tab], exact=True).click()
+    accordion = panel.get_by_role("button", name=re.compile("The same as a command"))
+    if accordion.count():
+        accordion.click()
+    expect(panel.get_by_label("As Python", exact=True).first).to_have_value(re.compile("import"))
+    page.screenshot(path=output / f"{tab.lower()}.png", full_page=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", default="http://127.0.0.1:7860")
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--width", type=int, default=1280, help="pixels; 390 is a phone's")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=PATIENCE)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        picture = Path(folder) / "red square.png"
+        draw(SCENE, 128).save(picture)
+        browser = playwright.chromium.launch(
+            executable_path=options.chromium, args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": options.width, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        page.goto(options.address)
+        for tab in RUN:
+            shoot(page, tab, picture, options.output)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
