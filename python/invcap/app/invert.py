@@ -23,6 +23,7 @@ from invcap.app.fields import (
 )
 from invcap.app.inversion import (
     Found,
+    Seen,
     as_text,
     files_of,
     invert,
@@ -95,7 +96,8 @@ def invert_tab(models: Models, examples: list[str]) -> None:
     ) -> Generator[Any, None, None]:
         settings = settings_of(kind, text, count, over_tokens, first_seed)
         target = Image.fromarray(fit_image(open_image(Path(path)), settings.size))
-        session, last = request.session_hash, None
+        session = request.session_hash
+        last: Seen | None = None
 
         def work(job: Job) -> Found:
             running[session] = job
@@ -109,7 +111,7 @@ def invert_tab(models: Models, examples: list[str]) -> None:
             drawn: list[Any] = [gr.skip()] * 2
             if job.seen is not last:
                 last = job.seen
-                drawn = [str(file) for file in write_seen(job.folder, last, target)]
+                drawn = [str(file) for file in write_seen(job.folder, job.seen, target)]
             return time_left(job, count), *drawn, *[gr.skip()] * 5
 
         def give(found: Found) -> tuple[Any, ...]:
