@@ -1,4 +1,4 @@
-"""A served page with tiny-sd and a tiny captioner, and a browser that reaches nothing else."""
+"""A served page with tiny random models, and a browser that reaches nothing else."""
 
 import shutil
 import socket
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import run_invcap, start
+from forks import start
 from playwright.sync_api import Browser, sync_playwright
-from visits import Site, Visit
+from random_pipeline import make_pipeline
+from visits import REFUSED, Site, Visit, run_offline
 
 from invcap.captioning import InvertibleCaptioner
 from invcap.captioning.run import coordinates
@@ -49,13 +50,21 @@ def captioner_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(captioner_folder, tmp_path_factory) -> Iterator[Site]:
+def model_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(captioner_folder, model_folder, tmp_path_factory) -> Iterator[Site]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("site") / "log"
-    arguments = ("app", "--captioner", captioner_folder, "--port", port)
-    process = start(run_invcap, arguments, log, log)
+    models = ("--captioner", captioner_folder, "--model", model_folder)
+    arguments = ("app", *models, "--port", port)
+    process = start(run_offline, arguments, log, log)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(address, log)
@@ -64,6 +73,7 @@ def site(captioner_folder, tmp_path_factory) -> Iterator[Site]:
         process.terminate()
         process.join(20)
         process.kill()
+    assert REFUSED not in log.read_text()
 
 
 def wait_for(address: str, log: Path) -> None:
@@ -91,8 +101,7 @@ def browser() -> Iterator[Browser]:
 def visit(browser, site) -> Iterator[Visit]:
     made = Visit(browser, site)
     yield made
-    made.context.close()
-    assert made.refused == []
+    made.close()
 
 
 @pytest.fixture(scope="session")

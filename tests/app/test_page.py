@@ -2,207 +2,203 @@
 
 import json
 import re
-import shlex
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from forks import run_forked
-from playwright.sync_api import Page, expect
-from visits import Visit
+from playwright.sync_api import expect
+from visits import RUN, Visit
 
-TABS = ("Caption", "Draw", "Score", "Invert", "Layer")
+from invcap.app.fields import MOST_BYTES
+from invcap.cli import main
 
-
-def choose(page: Page, picture: Path) -> None:
-    """Chooses a picture in the open tab."""
-    panel(page).locator("input[type=file]").first.set_input_files(picture)
-    expect(panel(page).get_by_test_id("image").locator("img").first).to_be_attached()
+pytestmark = pytest.mark.slow
+PROMPTS = "Prompts, one a line"
 
 
-def panel(page: Page):
-    """What the open tab shows."""
-    return page.locator("[role=tabpanel]:visible")
-
-
-def field(page: Page, label: str):
-    return panel(page).get_by_label(label, exact=True).first
-
-
-def click(page: Page, name: str) -> None:
-    panel(page).get_by_role("button", name=name, exact=True).click()
-
-
-def as_command(page: Page) -> list[str]:
-    """The words of the command that a result shows."""
-    panel(page).get_by_role("button", name=re.compile("The same as a command")).click()
-    box = field(page, "As a command")
-    expect(box).to_have_value(re.compile("invcap"))
-    return shlex.split(box.input_value())[1:]
-
-
-def run(words: list[str], folder: Path, monkeypatch) -> str:
-    """Runs a command that the page showed, in a folder, and returns what it prints."""
-    monkeypatch.chdir(folder)
-    log, output = folder / "log", folder / "output.txt"
-    assert run_forked(*words, log=log, output=output) == 0, log.read_text()
-    return output.read_text()
-
-
-def test_a_picture_is_captioned_and_comes_back(visit, picture, tmp_path, monkeypatch):
-    page = visit.tab("Caption")
-    choose(page, picture)
-    click(page, "Caption the picture")
-    expect(panel(page).locator("ol.bars li")).to_have_count(5)
-    shown = panel(page).locator("ol.bars li").all_inner_texts()
-    assert any("a green <b>circle</b>" in text for text in shown)
-    words = as_command(page)
+@pytest.fixture
+def run(monkeypatch, tmp_path, picture, capsys):
+    """Runs a command that the page showed, beside the picture, and returns what it prints."""
     (tmp_path / picture.name).write_bytes(picture.read_bytes())
-    (row,) = json.loads(run([*words, "--json"], tmp_path, monkeypatch))
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["invcap", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return run
+
+
+def read(link) -> bytes:
+    return urllib.request.urlopen(link.get_attribute("href")).read()
+
+
+def test_a_picture_is_captioned_and_comes_back(visit, picture, run):
+    panel = visit.open("Caption")
+    assert visit.serious_faults() == []
+    visit.choose(picture)
+    visit.click(RUN["Caption"])
+    expect(panel.locator("ol.bars li")).to_have_count(5)
+    visit.see_image("The picture after a round trip through the network")
+    shown = panel.locator("ol.bars li").all_inner_texts()
+    assert any("a green <b>circle</b>" in text for text in shown)
+    (command,) = visit.commands()
+    (row,) = json.loads(run([*command, "--json"]))
     expected = [f"{c['text']} {c['score']:.4f}" for c in row["captions"]]
     assert [" ".join(text.split()) for text in shown] == expected
+    assert visit.serious_faults() == []
 
 
-def test_pictures_drawn_are_those_of_the_command(visit, tmp_path, monkeypatch):
-    page = visit.tab("Draw")
-    field(page, "Sentence").fill("a red 'star', with $HOME")
-    field(page, "Seed").fill("3")
-    click(page, "Draw")
-    images = panel(page).locator("button.thumbnail-item img")
+def test_pictures_drawn_are_those_of_the_command_and_can_be_downloaded(visit, run, tmp_path):
+    panel = visit.open("Draw")
+    visit.fill({"Sentence": "a red 'star', with $HOME", "Seed": "3"})
+    visit.click("Draw")
+    images = panel.locator("button.thumbnail-item img")
     expect(images).to_have_count(4)
     sources = [image.get_attribute("src") for image in images.all()]
-    run(as_command(page), tmp_path, monkeypatch)
-    for number, source in enumerate(sources):
-        shown = urllib.request.urlopen(source).read()
-        assert shown == (tmp_path / "pictures" / f"0000-{number}.png").read_bytes()
+    run(*visit.commands())
+    expected = [(tmp_path / "pictures" / f"0000-{n}.png").read_bytes() for n in range(4)]
+    assert [urllib.request.urlopen(source).read() for source in sources] == expected
+    assert visit.serious_faults() == []
+    images.nth(2).click()
+    with visit.page.expect_download() as download:
+        panel.locator(".drawn").get_by_label("Download").first.click()
+    assert download.value.path().read_bytes() == expected[2]
 
 
-def test_prompts_are_scored_as_by_the_command(visit, picture, tmp_path, monkeypatch):
-    page = visit.tab("Score")
-    choose(page, picture)
-    field(page, "Prompts, one a line").fill("a room\na red square, black background\n")
-    field(page, "Noise samples").fill("16")
-    click(page, "Score the prompts")
-    expect(panel(page).get_by_role("img", name="Bounds, best first")).to_be_visible()
-    link = panel(page).locator("a[href*='scores.json']").first
-    shown = urllib.request.urlopen(link.get_attribute("href")).read().decode()
-    (tmp_path / picture.name).write_bytes(picture.read_bytes())
-    assert run([*as_command(page), "--json"], tmp_path, monkeypatch) == shown
+def test_prompts_are_scored_as_by_the_command(visit, picture, run):
+    panel = visit.open("Score")
+    visit.choose(picture)
+    visit.fill({PROMPTS: "a room\na red square, black background\n", "Noise samples": "16"})
+    visit.click(RUN["Score"])
+    visit.see_image("Bounds, best first")
+    shown = read(panel.locator("a[href*='scores.json']").first).decode()
+    (command,) = visit.commands()
+    assert run([*command, "--json"]) == shown
+    assert visit.serious_faults() == []
 
 
-def start_inversion(page: Page, picture: Path, steps: int) -> None:
-    choose(page, picture)
-    panel(page).get_by_label("A sentence").check()
-    expect(field(page, "Sentence")).to_be_visible()
-    expect(field(page, "Steps")).to_have_value("300")
-    field(page, "Steps").fill(str(steps))
-    click(page, "Invert the picture")
+def start_inversion(visit: Visit, picture: Path, steps: int) -> None:
+    panel = visit.open("Invert")
+    visit.choose(picture)
+    panel.get_by_label("A sentence").check()
+    expect(visit.field("Sentence")).to_be_visible()
+    expect(visit.field("Steps")).to_have_value("300")
+    visit.fill({"Steps": str(steps)})
+    visit.click(RUN["Invert"])
 
 
-def test_an_inversion_gives_words_files_and_another_drawing(visit, picture, tmp_path, monkeypatch):
-    page = visit.tab("Invert")
-    start_inversion(page, picture, 2)
-    expect(field(page, "In words")).not_to_have_value("")
-    links = panel(page).locator("a[href*='embedding.safetensors']")
-    shown = urllib.request.urlopen(links.first.get_attribute("href")).read()
-    words = as_command(page)
-    (tmp_path / picture.name).write_bytes(picture.read_bytes())
-    run(words, tmp_path, monkeypatch)
+def test_an_inversion_gives_words_files_and_another_drawing(visit, picture, run, tmp_path):
+    start_inversion(visit, picture, 2)
+    words = visit.panel.locator("textarea[disabled]").first
+    expect(words).not_to_have_value("")
+    shown = read(visit.panel.locator("a[href*='embedding.safetensors']").first)
+    run(*visit.commands())
     folder = tmp_path / "inverted" / picture.stem
     assert (folder / "embedding.safetensors").read_bytes() == shown
     result = json.loads((folder / "result.json").read_text())
-    assert field(page, "In words").input_value() == result["prompt"]
-    click(page, "Draw again with another seed")
-    expect(panel(page).get_by_role("img", name="Drawn again from what was found")).to_be_visible()
+    assert words.input_value() == result["prompt"]
+    visit.click("Draw again with another seed")
+    visit.see_image("Drawn again from what was found")
+    assert visit.serious_faults() == []
 
 
 def test_an_inversion_is_seen_as_it_goes_and_stops_with_the_best_so_far(visit, picture):
-    page = visit.tab("Invert")
-    start_inversion(page, picture, 5000)
-    status = panel(page).get_by_text(re.compile(r"Step \d+ of 5000\..*left"))
-    expect(status).to_be_visible()
-    expect(panel(page).get_by_role("img", name="The bound, as it rises")).to_be_visible()
-    click(page, "Stop, keep the best")
-    expect(panel(page).get_by_text(re.compile("stopped after"))).to_be_visible()
-    assert panel(page).locator("a[href*='embedding.safetensors']").count()
+    start_inversion(visit, picture, 5000)
+    visit.see(re.compile(r"Step \d+ of 5000\..*left"))
+    visit.see_image("The bound, as it rises")
+    visit.click("Stop, keep the best")
+    visit.see(re.compile("stopped after"))
+    assert visit.panel.locator("a[href*='embedding.safetensors']").count()
+    assert "stopped" in visit.code("as-python")
 
 
 def test_another_waits_sees_its_place_and_gets_its_turn_when_the_first_leaves(
     browser, site, picture
 ):
     first, second = Visit(browser, site), Visit(browser, site)
-    page = first.tab("Invert")
-    start_inversion(page, picture, 5000)
-    expect(panel(page).get_by_text(re.compile("Step"))).to_be_visible()
-    other = second.tab("Draw")
-    field(other, "Sentence").fill("a red star")
-    click(other, "Draw")
-    expect(panel(other).get_by_text(re.compile("queue: 1/1")).first).to_be_visible()
-    page.reload()  # a browser that leaves
-    images = panel(other).locator("button.thumbnail-item img")
-    expect(images).to_have_count(4)
-    page.get_by_role("tab", name="Score").wait_for()
-    for visit in (first, second):
-        assert visit.refused == []
-        visit.context.close()
+    start_inversion(first, picture, 5000)
+    first.see(re.compile("Step"))
+    second.open("Draw")
+    second.fill({"Sentence": "a red star"})
+    second.click("Draw")
+    second.see(re.compile("queue: 1/1"))
+    first.page.reload()  # a browser that leaves
+    expect(second.panel.locator("button.thumbnail-item img")).to_have_count(4)
+    first.open("Score")
+    first.close()
+    second.close()
 
 
-@pytest.mark.parametrize(
-    ("tab", "fill", "button", "message"),
-    [
-        ("Draw", {"Sentence": " "}, "Draw", "Write a sentence first."),
-        ("Draw", {"Sentence": "a", "Seed": "-1"}, "Draw", "The seed must be a whole number"),
-        ("Score", {}, "Score the prompts", "Choose a picture first."),
-        (
-            "Score",
-            {"Prompts, one a line": "red " * 100},
-            "Score the prompts",
-            "a prompt has at most 77 tokens with start and end, got 102",
-        ),
-        ("Invert", {"Steps": "-3"}, "Invert the picture", "Steps must be a whole number from 0"),
-    ],
-)
-def test_a_users_error_is_a_sentence_at_its_field(visit, tab, fill, button, message):
-    page = visit.tab(tab)
-    for label, text in fill.items():
-        field(page, label).fill(text)
-    click(page, button)
-    expect(panel(page).get_by_text(message).first).to_be_visible()
-    assert "Traceback" not in page.content()
+def test_a_users_errors_are_sentences_at_their_fields(visit):
+    for tab, fields, message in (
+        ("Draw", {"Sentence": " "}, "Write a sentence first."),
+        ("Draw", {"Seed": "-1"}, "The seed must be a whole number from 0 to"),
+        ("Score", {}, "Choose a picture first."),
+        ("Score", {PROMPTS: "red " * 100}, "a prompt has at most 77 tokens with start and end"),
+        ("Invert", {"Steps": "-3"}, "Steps must be a whole number from 0 to 5000, got -3."),
+    ):
+        visit.open(tab)
+        visit.fill(fields)
+        visit.click(RUN[tab])
+        visit.see(message)
+    assert "Traceback" not in visit.page.content()
 
 
 def test_an_upload_that_is_no_picture_is_refused(visit, tmp_path):
-    page = visit.tab("Score")
+    visit.open("Score")
     (tmp_path / "text.png").write_text("not a picture")
-    choose(page, tmp_path / "text.png")
-    click(page, "Score the prompts")
-    expect(panel(page).get_by_text("This is not a picture that can be read.").first).to_be_visible()
+    visit.choose(tmp_path / "text.png")
+    visit.click(RUN["Score"])
+    visit.see("This is not a picture that can be read.")
+
+
+def test_an_upload_of_too_many_bytes_is_refused(visit, tmp_path):
+    panel = visit.open("Caption")
+    (tmp_path / "large.png").write_bytes(bytes(MOST_BYTES + 1))
+    panel.locator("input[type=file]").first.set_input_files(tmp_path / "large.png")
+    expect(visit.page.get_by_text(re.compile("exceed|too large|limit")).first).to_be_visible()
+    assert not panel.get_by_test_id("image").locator("img").count()
 
 
 def test_a_networks_round_trip_is_shown_layer_by_layer(visit):
-    page = visit.tab("Layer")
-    field(page, "number input for Training steps").fill("0")
-    click(page, "Run the round trip")
-    expect(panel(page).get_by_role("img", name="Round trip, layer by layer")).to_be_visible()
-    expect(panel(page).get_by_text("condition number").first).to_be_visible()
+    panel = visit.open("Layer")
+    panel.get_by_label("number input for Training steps").fill("0")
+    visit.click(RUN["Layer"])
+    visit.see_image("Round trip, layer by layer")
+    visit.see("condition number")
+    assert visit.serious_faults() == []
 
 
-@pytest.mark.parametrize("tab", TABS)
-def test_axe_finds_no_serious_fault(visit, tab):
-    visit.tab(tab)
-    found = Axe().run(visit.page).response["violations"]
-    serious = [v for v in found if v["impact"] in ("serious", "critical")]
-    assert [(v["id"], [n["html"][:200] for n in v["nodes"]][:3]) for v in serious] == []
+def test_the_keyboard_is_enough(visit):
+    def reach(selector: str, text: str) -> None:
+        focus = visit.page.locator(f"{selector}:focus").filter(has_text=text)
+        for _ in range(60):
+            if focus.count():
+                return
+            visit.page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} {text} never has the focus")
+
+    reach("[role=tab]", "Draw")
+    visit.page.keyboard.press("Enter")
+    reach("textarea", "")
+    visit.page.keyboard.type("a blue star")
+    reach("button", "Draw")
+    visit.page.keyboard.press("Enter")
+    expect(visit.panel.locator("button.thumbnail-item img")).to_have_count(4)
 
 
 def test_nothing_is_wider_than_a_phone(browser, site):
     phone = Visit(browser, site, width=390)
-    for tab in TABS:
-        phone.tab(tab)
+    for tab in RUN:
+        phone.open(tab)
         assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
-    phone.context.close()
+    phone.close()
 
 
 def test_files_elsewhere_cannot_be_read(site):

@@ -41,7 +41,7 @@ def worker(network, tmp_path):
 
 
 def started(worker: Worker, work) -> Generator:
-    return worker.run(work, lambda result: result)
+    return worker.run(work)
 
 
 def finished(worker: Worker, work) -> object:
@@ -129,11 +129,11 @@ def test_what_work_raises_is_one_sentence(worker):
 
 def test_a_command_is_quoted_for_a_shell():
     prompts = ["a 'red' $HOME", "-x", 'two "words"\n; rm -rf /']
-    line = as_command("score", ["my picture.png", *prompts], {"draws": 4, "model": None})
+    line = as_command("score", "my picture.png", *prompts, draws=4, model=None)
     words = ["invcap", "score", "--draws", "4", "--", "my picture.png", *prompts]
     assert shlex.split(line) == words
-    flags = {"words": True, "token-vectors": False, "steps": 0}
-    assert as_command("invert", ["a.png"], flags) == "invcap invert --words --steps 0 a.png"
+    line = as_command("invert", "a.png", words=True, token_vectors=False, steps=0, top_k=2)
+    assert line == "invcap invert --words --steps 0 --top-k 2 a.png"
 
 
 def test_a_call_is_python():
@@ -199,11 +199,11 @@ def test_scores_are_written_best_first_whatever_the_prompts_are(tmp_path):
         dict(zip(names, values, strict=True))
         for values in (("a $x^", -2.0, 0.1, -1.0, 0.1), ("b, c", -1.0, 0.1, 0.0, 0.0))
     ]
-    write_scores(tmp_path, rows)
-    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    plot, table, _ = map(Path, write_scores(tmp_path, rows))
+    lines = table.read_text().splitlines()
     assert lines[1:] == ['"b, c",-1.0,0.1,0.0,0.0', "a $x^,-2.0,0.1,-1.0,0.1"]
     assert [row[-1] for row in table_of(rows)] == ["the best", "yes"]
-    assert Image.open(tmp_path / "scores.png").width > 500
+    assert Image.open(plot).width > 500
     assert lines_of(" a \n\nb\na\n") == ["a", "b"]
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
 
-from invcap.app.commands import as_call, as_command, shown_as
-from invcap.app.fields import answer, check_picture, fine, image_shown, picture_field
-from invcap.app.jobs import Job
+from invcap.app.commands import as_call, as_command, as_program
+from invcap.app.fields import (
+    FINE,
+    answer,
+    check_picture,
+    code_shown,
+    image_shown,
+    picture_field,
+    run_buttons,
+)
+from invcap.app.jobs import Job, connect
 from invcap.app.models import Models
 from invcap.captioning import Caption, InvertibleCaptioner
 from invcap.figures import write_image
@@ -26,50 +34,44 @@ def caption_tab(models: Models, captioner: InvertibleCaptioner, examples: list[s
         "Finds the sentences nearest to a picture. The score is a cosine: 1 is exact, about 0 is "
         "what unrelated sentences have."
     )
+    writes = captioner.writer is not None
     with gr.Row():
         with gr.Column():
             picture = picture_field(examples)
             most = min(MOST, len(captioner.candidates))
             top_k = gr.Slider(1, most, min(5, most), step=1, precision=0, label="Sentences")
-            with gr.Row():
-                run = gr.Button("Caption the picture", variant="primary")
-                cancel = gr.Button("Cancel")
+            buttons = run_buttons("Caption the picture")
         with gr.Column():
-            sentences = gr.HTML(
-                label="Nearest sentences",
-                show_label=True,
-                container=True,
-                padding=True,
-                min_height=80,
-            )
+            status = gr.Markdown()
+            nearest = sentences_shown("Nearest known sentences")
+            written = sentences_shown("In words of its own", visible=writes)
             again = image_shown("The picture after a round trip through the network", 280)
-            shown = shown_as()
+    code = code_shown()
 
-    def caption(path: str, count: int) -> Generator[Any, None, None]:
-        def work(job: Job) -> tuple[list[Caption], Path]:
-            torch.manual_seed(0)
-            (found,) = captioner.caption([path], count)
-            (redrawn,) = captioner.redraw([path])
-            file = job.folder / "round trip.png"
-            write_image(file, redrawn)
-            return found, file
+    def work(job: Job, path: str, count: int) -> list[Any]:
+        torch.manual_seed(0)
+        (found,) = captioner.caption([path], count)
+        own = captioner.write([path], count)[0] if writes else []
+        file = job.folder / "round trip.png"
+        write_image(file, captioner.redraw([path])[0])
+        return ["", bars(found), bars(own), str(file), *as_text(models, Path(path).name, count)]
 
-        def give(result: tuple[list[Caption], Path]) -> tuple[Any, ...]:
-            found, file = result
-            return bars(found), str(file), *as_text(models, Path(path).name, count)
-
-        yield from models.worker.run(work, give)
-
-    event = run.click(
-        caption,
+    connect(
+        models.worker,
+        "caption",
+        buttons,
         [picture, top_k],
-        [sentences, again, *shown],
-        validator=lambda path, count: [answer(check_picture, path), answer(fine)],
-        concurrency_id=models.queue,
-        concurrency_limit=1,
-        api_name="caption",
+        [status, nearest, written, again, *code],
+        lambda path, count: [answer(check_picture, path), FINE],
+        work,
     )
-    cancel.click(None, cancels=[event])
+
+
+def sentences_shown(label: str, visible: bool = True) -> gr.HTML:
+    """A place for captions."""
+    return gr.HTML(
+        label=label, visible=visible, show_label=True, container=True, padding=True, min_height=80
+    )
 
 
 def bars(captions: Sequence[Caption]) -> str:
@@ -83,15 +85,22 @@ def bars(captions: Sequence[Caption]) -> str:
 
 
 def as_text(models: Models, name: str, count: int) -> tuple[str, str]:
-    """The command and the Python of a result."""
+    """The commands and the Python of a result."""
     folder, device = models.names["captioner"], models.names["device"]
-    command = as_command("caption", [folder, name], {"top-k": count, "device": device})
-    load = as_call("InvertibleCaptioner.from_pretrained", folder)
-    load += f".to({device!r})" if device else ""
-    python = (
-        "from invcap import InvertibleCaptioner\n\n"
-        f"captioner = {load}\n"
-        f"print({as_call('captioner.caption', name, top_k=count)})\n"
-        f"{as_call('captioner.redraw', name)}[0].show()"
+    writes = models.captioner is not None and models.captioner.writer is not None
+    ways = [False, True] if writes else [False]
+    commands = [
+        as_command("caption", folder, name, top_k=count, write=write, device=device)
+        for write in ways
+    ]
+    calls = [
+        f"print({as_call('captioner.' + ('write' if write else 'caption'), name, top_k=count)})"
+        for write in ways
+    ]
+    python = as_program(
+        ["from invcap import InvertibleCaptioner"],
+        models.load_captioner(),
+        *calls,
+        f"{as_call('captioner.redraw', name)}[0].show()",
     )
-    return command, python
+    return "\n".join(commands), python

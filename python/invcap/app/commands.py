@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import gradio as gr
+from collections.abc import Sequence
 
 
-def as_command(command: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
+def as_command(command: str, *arguments: object, **options: object) -> str:
     """A command of `invcap` as a shell takes it.
 
     Args:
@@ -18,18 +15,20 @@ def as_command(command: str, arguments: Sequence[object], options: Mapping[str, 
     """
     words = ["invcap", command]
     for name, value in options.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value is not None and value is not False:
-            words += [f"--{name}", str(value)]
+        if value is not None and value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     given = [str(argument) for argument in arguments]
     if any(argument.startswith("-") for argument in given):
         words.append("--")
     return shlex.join([*words, *given])
 
 
+class Code(str):
+    """An argument of `as_call` that is Python already."""
+
+
 def as_call(function: str, *arguments: object, **options: object) -> str:
-    """A call in Python; None is left out, and a `Path` is written as text."""
+    """A call in Python; an option that is None is left out."""
     parts = [_written(argument) for argument in arguments]
     parts += [f"{name}={_written(v)}" for name, v in options.items() if v is not None]
     line = f"{function}({', '.join(parts)})"
@@ -38,27 +37,10 @@ def as_call(function: str, *arguments: object, **options: object) -> str:
     return f"{function}(\n" + "".join(f"    {part},\n" for part in parts) + ")"
 
 
-class Code(str):
-    """An argument of `as_call` that is Python already."""
+def as_program(imports: Sequence[str], *lines: str) -> str:
+    """A program in Python."""
+    return "\n".join([*imports, "", *lines])
 
 
 def _written(value: object) -> str:
-    if isinstance(value, Code):
-        return value
-    return repr(str(value)) if isinstance(value, Path) else repr(value)
-
-
-def shown_as() -> list[gr.Textbox]:
-    """Two fields for a result's command and Python, closed until they are wanted."""
-    with gr.Accordion("The same as a command, or as Python", open=False):
-        return [
-            gr.Textbox(
-                label=label,
-                lines=1,
-                max_lines=20,
-                interactive=False,
-                buttons=["copy"],
-                elem_classes="code",
-            )
-            for label in ("As a command", "As Python")
-        ]
+    return value if isinstance(value, Code) else repr(value)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
 
-from invcap.app.commands import as_call, as_command, shown_as
-from invcap.app.fields import answer, check_seed, check_whole, seed_field
-from invcap.app.jobs import Job
+from invcap.app.commands import Code, as_call, as_command, as_program
+from invcap.app.fields import (
+    FINE,
+    answer,
+    check_seed,
+    check_sentence,
+    code_shown,
+    run_buttons,
+    seed_field,
+)
+from invcap.app.jobs import Job, connect
 from invcap.app.models import Models
 from invcap.captioning import InvertibleCaptioner
 from invcap.captioning.drawings import write_drawings
+from invcap.encoders.interface import Differentiable
 
-MOST = 16
 EXAMPLES = (
     "a large red square in the center of the image, black background",
     "a small blue star on the left of the image, yellow background",
@@ -25,12 +32,18 @@ EXAMPLES = (
 def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
     """Lays out the tab."""
     gr.Markdown("Draws pictures of a sentence, by running the captioner's network backwards.")
+    encoder = captioner.image_encoder
+    refines = isinstance(encoder, Differentiable)
+    varied = can_sample(captioner)
     with gr.Row():
         with gr.Column():
             sentence = gr.Textbox(label="Sentence", placeholder=EXAMPLES[0])
-            gr.Examples([[example] for example in EXAMPLES], [sentence], label="Examples")
-            varied = can_sample(captioner)
-            samples = gr.Slider(1, MOST, 4 if varied else 1, step=1, precision=0, label="Pictures")
+            gr.Examples(
+                [[example] for example in EXAMPLES], [sentence], example_labels=list(EXAMPLES)
+            )
+            samples = gr.Slider(
+                1, 16, 4 if varied else 1, step=1, precision=0, label="Pictures", visible=varied
+            )
             temperature = gr.Slider(
                 0,
                 2,
@@ -38,56 +51,55 @@ def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
                 step=0.05,
                 label="Temperature",
                 info="0: the expected picture. Above: what the sentence leaves open varies.",
+                visible=varied,
+            )
+            refine_steps = gr.Slider(
+                0,
+                200 if refines else 0,
+                encoder.refine_steps if isinstance(encoder, Differentiable) else 0,
+                step=1,
+                precision=0,
+                label="Refinement steps",
+                info="They make the picture be captioned as the sentence says.",
+                visible=refines,
             )
             seed = seed_field()
-            with gr.Row():
-                run = gr.Button("Draw", variant="primary")
-                cancel = gr.Button("Cancel")
+            buttons = run_buttons("Draw")
         with gr.Column():
+            status = gr.Markdown()
             gallery = gr.Gallery(
                 label="Pictures",
                 format="png",
                 columns=4,
                 object_fit="contain",
                 buttons=["download", "fullscreen"],
-                elem_classes="shown",
+                elem_classes="drawn",
             )
-            shown = shown_as()
+    code = code_shown()
 
-    def draw(text: str, count: int, heat: float, start: int) -> Generator[Any, None, None]:
-        def work(job: Job) -> list[str]:
-            rows = write_drawings(captioner, [text], job.folder, count, heat, start)
-            return [row["picture"] for row in rows]
+    def work(job: Job, text: str, *numbers: Any) -> list[Any]:
+        count, heat, steps, start = numbers
+        rows = write_drawings(captioner, [text], job.folder, count, heat, start, steps)
+        return ["", [row["picture"] for row in rows], *as_text(models, text, *numbers)]
 
-        def give(paths: list[str]) -> tuple[Any, ...]:
-            return paths, *as_text(models, text, count, heat, start)
-
-        yield from models.worker.run(work, give)
-
-    def check(text: str, count: int, heat: float, start: float | None) -> list[dict[str, Any]]:
+    def check(text: str, count: int, heat: float, steps: int, start: float) -> list[dict[str, Any]]:
         return [
             answer(check_sentence, text),
-            answer(check_whole, "Pictures", count, 1, MOST),
-            answer(captioner.check_sampling, heat, 1),
+            FINE,
+            answer(captioner.check_sampling, heat, count),
+            FINE,
             answer(check_seed, start),
         ]
 
-    event = run.click(
-        draw,
-        [sentence, samples, temperature, seed],
-        [gallery, *shown],
-        validator=check,
-        concurrency_id=models.queue,
-        concurrency_limit=1,
-        api_name="draw",
+    connect(
+        models.worker,
+        "draw",
+        buttons,
+        [sentence, samples, temperature, refine_steps, seed],
+        [status, gallery, *code],
+        check,
+        work,
     )
-    cancel.click(None, cancels=[event])
-
-
-def check_sentence(text: str) -> None:
-    """Raises ValueError unless there are words."""
-    if not text.strip():
-        raise ValueError("Write a sentence first.")
 
 
 def can_sample(captioner: InvertibleCaptioner) -> bool:
@@ -99,24 +111,23 @@ def can_sample(captioner: InvertibleCaptioner) -> bool:
     return True
 
 
-def as_text(models: Models, text: str, count: int, heat: float, seed: int) -> tuple[str, str]:
+def as_text(
+    models: Models, text: str, count: int, heat: float, steps: int, seed: int
+) -> tuple[str, str]:
     """The command and the Python of a result."""
-    folder, device = models.names["captioner"], models.names["device"]
-    options = {
-        "output": "pictures",
-        "samples": count,
-        "temperature": heat,
-        "seed": seed,
-        "device": device,
-    }
-    load = as_call("InvertibleCaptioner.from_pretrained", folder)
-    load += f".to({device!r})" if device else ""
-    python = (
-        "from pathlib import Path\n\n"
-        "from invcap import InvertibleCaptioner\n"
-        "from invcap.captioning.drawings import write_drawings\n\n"
-        f"captioner = {load}\n"
-        f"write_drawings(captioner, [{text!r}], Path('pictures'), "
-        f"samples={count}, temperature={heat}, seed={seed})"
+    options = {"samples": count, "temperature": heat, "refine_steps": steps, "seed": seed}
+    python = as_program(
+        [
+            "from pathlib import Path",
+            "",
+            "from invcap import InvertibleCaptioner",
+            "from invcap.captioning.drawings import write_drawings",
+        ],
+        models.load_captioner(),
+        as_call("write_drawings", Code("captioner"), [text], Code("Path('pictures')"), **options),
     )
-    return as_command("generate", [folder, text], options), python
+    folder, device = models.names["captioner"], models.names["device"]
+    return (
+        as_command("generate", folder, text, output="pictures", **options, device=device),
+        python,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,31 @@ from invcap.data.settings import MOST_PIXELS
 MOST_BYTES = 20 * 2**20
 MOST_SEED = 2**53  # whole numbers that a browser can hold
 LONGEST = 300
+FINE = gr.validate(True, "")
 
 
-def picture_field(
-    examples: list[str], label: str = "Picture: drop, paste or choose one"
-) -> gr.Image:
+def picture_field(examples: Sequence[str]) -> gr.Image:
     """A field for a picture, with examples under it.
 
     It hands on the path of the file as it came, which is decoded as everywhere else.
     """
+    label = "Picture: drop, paste or choose one"
     picture = gr.Image(label=label, sources=["upload", "clipboard"], type="filepath", height=280)
     picture.preprocess = lambda payload: None if payload is None else payload.path
-    if examples:
-        gr.Examples([[example] for example in examples], [picture], label="Examples")
+    gr.Examples([[example] for example in examples], [picture], label="Examples")
     return picture
+
+
+def seed_field(label: str = "Seed") -> gr.Number:
+    """A field for a seed."""
+    return gr.Number(0, label=label, precision=0)
+
+
+def run_buttons(label: str, *others: str) -> list[gr.Button]:
+    """A button that starts a job, others, and last one that cancels it."""
+    with gr.Row():
+        run = gr.Button(label, variant="primary", scale=1 if others else 2)
+        return [run, *(gr.Button(other, min_width=120) for other in (*others, "Cancel"))]
 
 
 def image_shown(label: str, height: int | None = None) -> gr.Image:
@@ -40,18 +51,39 @@ def image_shown(label: str, height: int | None = None) -> gr.Image:
         format="png",
         height=height,
         buttons=["download", "fullscreen"],
-        elem_classes="shown",
+        elem_classes="shown" if height is None else "shown enlarged",
     )
 
 
 def files_shown(label: str) -> gr.File:
     """A place for files to download."""
-    return gr.File(label=label, interactive=False, file_count="multiple", height=110)
+    return gr.File(label=label, interactive=False, file_count="multiple")
 
 
-def seed_field(label: str = "Seed") -> gr.Number:
-    """A field for a seed."""
-    return gr.Number(0, label=label, precision=0)
+def code_shown(*labels: str) -> list[gr.Code]:
+    """Places for what gives the same result, closed until they are wanted."""
+    with gr.Accordion("The same, to run elsewhere", open=False):
+        return [
+            gr.Code(
+                label=label,
+                lines=1,
+                interactive=False,
+                wrap_lines=True,
+                show_line_numbers=False,
+                elem_classes=label.replace(" ", "-").lower(),
+            )
+            for label in labels or ("As a command", "As Python")
+        ]
+
+
+def answer(check: Callable[..., object], *arguments: object) -> dict[str, Any]:
+    """What a validator says of a field: nothing, or the error that a check of it raised."""
+    try:
+        check(*arguments)
+    except (ValueError, OSError) as error:
+        message = str(error)
+        return gr.validate(False, message if len(message) <= LONGEST else message[:LONGEST] + "…")
+    return FINE
 
 
 def check_picture(path: str | None) -> None:
@@ -72,27 +104,18 @@ def check_picture(path: str | None) -> None:
         raise ValueError(f"This is not a picture that can be read. Expected {kinds}.") from None
 
 
+def check_sentence(text: str) -> None:
+    """Raises ValueError unless there are words."""
+    if not text.strip():
+        raise ValueError("Write a sentence first.")
+
+
 def check_seed(seed: float | None) -> None:
     """Raises ValueError unless a seed can be used."""
-    if seed is None or not 0 <= seed < MOST_SEED:
-        raise ValueError(f"The seed must be a whole number from 0 to below {MOST_SEED}.")
+    check_whole("The seed", seed, 0, MOST_SEED - 1)
 
 
 def check_whole(name: str, number: float | None, least: int, most: int) -> None:
     """Raises ValueError unless a number is within limits."""
     if number is None or not least <= number <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, got {number}.")
-
-
-def answer(check: Callable[..., object], *arguments: object) -> dict[str, Any]:
-    """What a validator says of a field: nothing, or the error that a check of it raised."""
-    try:
-        check(*arguments)
-    except (ValueError, OSError) as error:
-        message = str(error)
-        return gr.validate(False, message if len(message) <= LONGEST else message[:LONGEST] + "…")
-    return gr.validate(True, "")
-
-
-def fine(*_: object) -> None:
-    """A check of a field that takes anything."""

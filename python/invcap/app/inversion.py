@@ -3,55 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from invcap.app.commands import Code, as_call, as_command
+from invcap.app.commands import Code, as_call, as_command, as_program
 from invcap.app.jobs import Job
 from invcap.app.models import Models
+from invcap.data import fit_image
+from invcap.data.images import open_image
 from invcap.figures import write_figure, write_image
 from invcap.prompt_inversion import PromptInversionPipeline, bulk
 from invcap.prompt_inversion.inputs import check_inputs
-from invcap.prompt_inversion.output import History
 from invcap.prompt_inversion.report import bounds_figure, strip
 from invcap.prompt_inversion.settings import default_settings
 
-LOOKS_EVERY = 0.5  # seconds
+LOOKS_EVERY = 1.0  # seconds
 FILES = ("embedding.safetensors", "tokens.safetensors", "history.json", "bounds.png", "strip.png")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An inversion on its way.
-
-    Attributes:
-        step: steps done.
-        history: of the bounds so far.
-        images: drawn from its snapshots so far, in their order.
-    """
-
-    step: int
-    history: History
-    images: Sequence[Image.Image]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What an inversion left.
-
-    Attributes:
-        folder: of its files.
-        row: what `invcap invert --json` prints of it.
-        taken: steps that were taken.
-    """
-
-    folder: Path
-    row: dict[str, Any]
-    taken: int
 
 
 def run_settings(
@@ -91,58 +60,53 @@ def run_settings(
     return settings
 
 
-def invert(models: Models, picture: Path, settings: bulk.RunSettings, job: Job) -> Found:
-    """Does what `invcap invert` does with a picture; `job.seen` is a `Seen` meanwhile."""
-    folder = job.folder / "inverted"
+def invert(models: Models, picture: Path, settings: bulk.RunSettings, job: Job) -> dict[str, Any]:
+    """Does what `invcap invert` does with a picture, and returns what that prints with `--json`.
+
+    Meanwhile, `job.seen` has the files of the curve and the strip so far.
+    """
+    target = Image.fromarray(fit_image(open_image(picture), settings.size))
     drawn: dict[int, Image.Image] = {}
-    taken, due = 0, 0.0
+    due = 0.0
 
     def on_step(pipeline: PromptInversionPipeline, step: int, now: dict[str, Any]) -> bool:
-        nonlocal taken, due
-        taken = step
+        nonlocal due
+        job.step = step
         if time.perf_counter() >= due:
             so_far = now["so_far"]()
             for at in so_far.snapshots.keys() - drawn.keys():
                 (drawn[at],) = pipeline.generate(so_far.snapshots[at], [settings.seed])
-            images = [drawn[at] for at in sorted(drawn)]
-            job.seen = Seen(step, so_far.histories[0], images)
+            curve, images = (job.folder / f"{step}-{name}.png" for name in ("bounds", "strip"))
+            write_figure(curve, bounds_figure(so_far.histories))
+            write_image(images, strip([*(drawn[at] for at in sorted(drawn)), target]))
+            job.seen = [str(curve), str(images)]
             due = time.perf_counter() + LOOKS_EVERY
         return not job.stopping.is_set()
 
     (row,) = bulk.invert(
         models.pipeline,
         [picture],
-        folder,
+        job.folder / "inverted",
         settings,
         models.processes,
         captioner=models.captioner,
         callback_on_step_end=on_step,
     )
-    return Found(Path(row["embedding"]).parent, row, taken)
-
-
-def write_seen(folder: Path, seen: Seen, target: Image.Image) -> tuple[Path, Path]:
-    """Writes the curve and the strip of an inversion on its way, and returns their files."""
-    curve, images = folder / f"{seen.step}-bounds.png", folder / f"{seen.step}-strip.png"
-    write_figure(curve, bounds_figure([seen.history]))
-    write_image(images, strip([*seen.images, target]))
-    return curve, images
+    return row
 
 
 def time_left(job: Job, steps: int) -> str:
     """How far an inversion is, how long it took and may take."""
     elapsed = time.perf_counter() - job.started
-    if job.seen is None:
+    if not job.step:
         return f"Preparing. {elapsed:.0f} s so far."
-    step = job.seen.step
-    left = elapsed / step * (steps - step)
-    return f"Step {step} of {steps}. {elapsed:.0f} s so far, about {left:.0f} s left."
+    left = elapsed / job.step * (steps - job.step)
+    return f"Step {job.step} of {steps}. {elapsed:.0f} s so far, about {left:.0f} s left."
 
 
-def summary(found: Found, steps: int) -> str:
+def summary(row: dict[str, Any], taken: int, steps: int) -> str:
     """What an inversion found, in a sentence."""
-    row = found.row
-    stopped = "" if found.taken == steps else f", stopped after {found.taken} of {steps}"
+    stopped = "" if taken == steps else f", stopped after {taken} of {steps}"
     return (
         f"Bound **{row['log_likelihood']:.4f} ± {row['standard_error']:.4f}** nats per latent "
         f"number, best after {row['steps']} steps{stopped}; {row['unet_evaluations']} UNet "
@@ -150,78 +114,72 @@ def summary(found: Found, steps: int) -> str:
     )
 
 
-def files_of(found: Found) -> list[str]:
+def files_of(folder: Path) -> list[str]:
     """The files of an inversion that there are."""
-    return [str(found.folder / name) for name in FILES if (found.folder / name).exists()]
+    return [str(folder / name) for name in FILES if (folder / name).exists()]
 
 
-def as_text(models: Models, name: str, settings: bulk.RunSettings, found: Found) -> tuple[str, str]:
+def as_text(
+    models: Models, name: str, settings: bulk.RunSettings, stopped: bool
+) -> tuple[str, str]:
     """The command and the Python of a result."""
-    names, steps = models.names, settings.inversion.steps
-    tokens = settings.over == "token_vectors"
-    options = {
-        "output": "inverted",
-        "start": settings.start,
-        "steps": steps,
-        "captioner": settings.captioner,
-        "words": settings.words,
-        "token-vectors": tokens,
-        "seed": settings.seed,
-        "model": names["model"],
-        "device": names["device"],
-    }
-    device = f".to({names['device']!r})" if names["device"] else ""
-    load = as_call("PromptInversionPipeline.from_pretrained", *filter(None, [names["model"]]))
-    lines = [
-        "from pathlib import Path",
-        "",
-        "from PIL import Image",
-        "",
-        "from invcap import InvertibleCaptioner, PromptInversionPipeline",
-        "from invcap.data import fit_image",
-        "from invcap.data.images import open_image",
-        "from invcap.prompt_inversion.settings import default_settings",
-        "",
-        f"pipeline = {load}{device}",
+    captioned = settings.captioner is not None
+    options: dict[str, object] = {"start": settings.start, "words": settings.words}
+    command = as_command(
+        "invert",
+        name,
+        output="inverted",
+        **options,
+        steps=settings.inversion.steps,
+        token_vectors=settings.over == "token_vectors",
+        seed=settings.seed,
+        **models.names,
+    )
+    python = as_program(
+        [
+            "from pathlib import Path",
+            "",
+            "from PIL import Image",
+            "",
+            f"from invcap import {'InvertibleCaptioner, ' * captioned}PromptInversionPipeline",
+            "from invcap.data import fit_image",
+            "from invcap.data.images import open_image",
+            "from invcap.prompt_inversion.settings import default_settings",
+        ],
+        models.load_pipeline(),
+        *([models.load_captioner()] if captioned else []),
         f"picture = fit_image(open_image(Path({name!r})), pipeline.size)",
         as_call(
             "settings = default_settings",
             settings.start,
             Code("pipeline.model.schedule"),
-            steps=steps,
+            steps=settings.inversion.steps,
         ),
-    ]
-    if settings.captioner:
-        says = as_call("InvertibleCaptioner.from_pretrained", settings.captioner)
-        lines.append(f"captioner = {says}{device}")
-    call = as_call(
-        "found = pipeline.invert",
-        Code("Image.fromarray(picture)"),
-        start=settings.start,
-        settings=Code("settings"),
-        over=settings.over,
-        seeds=settings.seed,
-        words=settings.words,
-        captioner=Code("captioner") if settings.captioner else None,
+        as_call(
+            "found = pipeline.invert",
+            Code("Image.fromarray(picture)"),
+            **options,
+            settings=Code("settings"),
+            over=settings.over,
+            seeds=settings.seed,
+            captioner=Code("captioner") if captioned else None,
+        ),
+        "print(found.prompts, found.log_likelihood)",
     )
-    lines += [call, "print(found.prompts, found.log_likelihood)"]
-    note = ""
-    if found.taken != steps:
-        note = f"# This result was stopped after {found.taken} of {steps} steps.\n"
-    command = as_command("invert", [name], options)
-    return note + command, note + "\n".join(lines)
+    note = "# The result on the page was stopped before the last step.\n" if stopped else ""
+    return note + command, note + python
 
 
 def redrawn_as_python(models: Models, seed: int) -> str:
     """Python that draws an embedding again."""
-    load = as_call(
-        "PromptInversionPipeline.from_pretrained", *filter(None, [models.names["model"]])
-    )
-    return (
-        "from pathlib import Path\n\n"
-        "from invcap import PromptInversionPipeline\n"
-        "from invcap.prompt_inversion.embeddings import load_conditioning\n\n"
-        f"pipeline = {load}\n"
-        "embedding = load_conditioning(Path('embedding.safetensors'), pipeline.model)\n"
-        f"pipeline.generate(embedding, [{seed}])[0].save('again.png')"
+    return as_program(
+        [
+            "from pathlib import Path",
+            "",
+            "from invcap import PromptInversionPipeline",
+            "from invcap.prompt_inversion.embeddings import load_conditioning",
+        ],
+        models.load_pipeline(),
+        "embedding = load_conditioning(Path('embedding.safetensors'), pipeline.model)",
+        f"pipeline.generate(embedding, [{seed}])[0].save('again.png')",
     )

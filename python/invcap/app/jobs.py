@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 from torch import nn
 
 EVERY = 0.25  # seconds between two looks at a job
-Result = TypeVar("Result")
 
 
 class CancelledError(Exception):
@@ -27,20 +26,24 @@ class Job:
 
     Attributes:
         folder: for files that are there until the result was given.
+        session: of the browser that waits for it.
         stopping: set when it shall end early and keep what it has.
         cancelled: set when it shall end and nothing is kept.
         evaluations: calls of the watched networks so far.
         started: when it began to run, by `time.perf_counter`.
-        seen: what the work shows of itself meanwhile.
+        step: how far the work says it is.
+        seen: what it shows of itself meanwhile, until that was taken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, session: str | None = None) -> None:
         self.folder = folder
+        self.session = session
         self.stopping = Event()
         self.cancelled = Event()
         self.evaluations = 0
         self.started = time.perf_counter()
-        self.seen: Any = None
+        self.step = 0
+        self.seen: Sequence[Any] = ()
 
 
 class Worker:
@@ -67,28 +70,28 @@ class Worker:
 
     def run(
         self,
-        work: Callable[[Job], Result],
-        give: Callable[[Result], Any],
+        work: Callable[[Job], Any],
         show: Callable[[Job], Any] = lambda job: gr.skip(),
+        session: str | None = None,
     ) -> Generator[Any, None, None]:
-        """Does some work; yields what `show` makes of its job now and then, and `give` at the end.
+        """Does some work; yields what `show` makes of its job now and then, at the end its result.
 
         When the generator is closed, its job is cancelled, and the job's folder goes.
 
         Args:
             work: what is done, in the worker's thread.
-            give: from what that returns to what is yielded last.
             show: from the job to what is yielded while it waits and runs.
+            session: see `Job`.
 
         Raises:
             gr.Error: in one line, what the work raised.
         """
-        job = Job(Path(mkdtemp(dir=self._folder)))
-        future: Future[Result] = self._thread.submit(self._run, job, work)
+        job = Job(Path(mkdtemp(dir=self._folder)), session)
+        future = self._thread.submit(self._run, job, work)
         try:
             while not wait([future], EVERY).done:
                 yield show(job)
-            yield give(future.result())
+            yield future.result()
         except (ValueError, OSError, ArithmeticError, RuntimeError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         finally:
@@ -96,13 +99,21 @@ class Worker:
             future.cancel()
             self._thread.submit(shutil.rmtree, job.folder, ignore_errors=True)
 
+    def stop(self, session: str | None) -> bool:
+        """Lets the running job end early with what it has; False if it is not the session's."""
+        job = self._running
+        if job is None or job.session != session:
+            return False
+        job.stopping.set()
+        return True
+
     def close(self) -> None:
         """Cancels the job that runs and all that wait."""
         if self._running is not None:
             self._running.cancelled.set()
         self._thread.shutdown(cancel_futures=True)
 
-    def _run(self, job: Job, work: Callable[[Job], Result]) -> Result:
+    def _run(self, job: Job, work: Callable[[Job], Any]) -> Any:
         job.started = time.perf_counter()
         self._running = job
         try:
@@ -117,3 +128,45 @@ class Worker:
         if job.cancelled.is_set():
             raise CancelledError
         job.evaluations += 1
+
+
+def connect(
+    worker: Worker,
+    name: str,
+    buttons: Sequence[gr.Button],
+    inputs: Sequence[gr.Component],
+    outputs: Sequence[gr.Component],
+    check: Callable[..., list[dict[str, Any]]],
+    work: Callable[..., Sequence[Any]],
+    show: Callable[..., Sequence[Any]] = lambda job, *values: [""],
+) -> None:
+    """Lets a button start a job, and another cancel it; jobs of all tabs wait in one queue.
+
+    Args:
+        name: of the endpoint for programs.
+        buttons: that start and that cancel.
+        outputs: the first says how the job goes.
+        check: from the inputs to what `gr.validate` says of each.
+        work: from the job and the inputs to the outputs.
+        show: from those to the first few outputs, while the job waits and runs.
+    """
+    run, cancel = buttons
+
+    def on_run(request: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        def shown(job: Job) -> Any:
+            seen = show(job, *values)
+            return [*seen, *[gr.skip()] * (len(outputs) - len(seen))]
+
+        yield from worker.run(lambda job: work(job, *values), shown, request.session_hash)
+
+    event = run.click(
+        on_run,
+        inputs,
+        outputs,
+        validator=check,
+        concurrency_id="device",
+        concurrency_limit=1,
+        api_name=name,
+    )
+    status = outputs[0]
+    cancel.click(lambda: "", None, status, cancels=[event], queue=False, api_visibility="private")

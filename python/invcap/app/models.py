@@ -9,6 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from invcap.app.commands import as_call
 from invcap.app.jobs import Worker
 from invcap.captioning import InvertibleCaptioner
 from invcap.data.settings import DataSettings, load_data
@@ -49,10 +50,20 @@ class Models:
     folder: Path
     names: dict[str, str | None]
 
-    @property
-    def queue(self) -> str:
-        """The name of the device's queue."""
-        return str(self.processes.device)
+    def load_captioner(self) -> str:
+        """The Python that loads the captioner."""
+        load = as_call("InvertibleCaptioner.from_pretrained", self.names["captioner"])
+        return f"captioner = {load}{self._to()}"
+
+    def load_pipeline(self) -> str:
+        """The Python that loads the pipeline."""
+        model = [] if self.names["model"] is None else [self.names["model"]]
+        load = as_call("PromptInversionPipeline.from_pretrained", *model)
+        return f"pipeline = {load}{self._to()}"
+
+    def _to(self) -> str:
+        device = self.names["device"]
+        return "" if device is None else f".to({device!r})"
 
 
 def load_models(

@@ -19,7 +19,17 @@ from invcap.app.layer import layer_tab
 from invcap.app.models import Models, load_models, write_examples
 from invcap.app.score import score_tab
 
-STYLE = Path(__file__).with_name("style.css")
+FOLDER = Path(__file__).parent
+# Gradio's own colours have too little contrast for small or bold text.
+THEME = gr.themes.Default(primary_hue="blue", neutral_hue="slate").set(
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    button_primary_background_fill="*primary_600",
+    link_text_color_dark="*secondary_300",
+    link_text_color_visited_dark="*secondary_300",
+)
 CACHE_SECONDS = (300, 3600)  # how often files are looked at, and how old they may become
 NO_CAPTIONER = (
     "This needs a captioner. Train one with `make demo` or `invcap train --data DATA --output DIR`,"
@@ -36,15 +46,9 @@ def make_page(models: Models) -> gr.Blocks:
         gr.Markdown("# invcap\nPictures and sentences, mapped to each other.")
         with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Caption"):
-                if captioner is None:
-                    gr.Markdown(NO_CAPTIONER)
-                else:
-                    caption_tab(models, captioner, examples)
+                caption_tab(models, captioner, examples) if captioner else gr.Markdown(NO_CAPTIONER)
             with gr.Tab("Draw"):
-                if captioner is None:
-                    gr.Markdown(NO_CAPTIONER)
-                else:
-                    draw_tab(models, captioner)
+                draw_tab(models, captioner) if captioner else gr.Markdown(NO_CAPTIONER)
             with gr.Tab("Score"):
                 score_tab(models, examples)
             with gr.Tab("Invert"):
@@ -80,11 +84,14 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "cache")
         models = load_models(Path(folder), captioner, model, device)
         try:
-            make_page(models).queue().launch(
+            page = make_page(models)
+            _, address, _ = page.launch(
                 server_name=host,
                 server_port=port,
                 auth=auth,
-                css_paths=STYLE,
+                theme=THEME,
+                css_paths=FOLDER / "style.css",
+                head_paths=FOLDER / "names.html",
                 max_file_size=MOST_BYTES,
                 allowed_paths=[],
                 share=False,
@@ -93,7 +100,11 @@ def serve(
                 enable_monitoring=False,
                 footer_links=["api", "settings"],
                 show_error=True,
+                quiet=True,
+                prevent_thread_lock=True,
             )
+            logger.info("serving %s; Ctrl-C ends it", address)
+            page.block_thread()
         finally:
             models.worker.close()
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import torch
 
-from invcap.app.commands import Code, as_call, as_command, shown_as
+from invcap.app.commands import Code, as_call, as_command, as_program
 from invcap.app.fields import (
     answer,
     check_picture,
     check_seed,
     check_whole,
+    code_shown,
     files_shown,
     image_shown,
     picture_field,
+    run_buttons,
     seed_field,
 )
-from invcap.app.jobs import Job
+from invcap.app.jobs import Job, connect
 from invcap.app.models import Models
 from invcap.figures import write_figure
 from invcap.files import replacing, write_json
@@ -47,45 +49,37 @@ def score_tab(models: Models, examples: list[str]) -> None:
             picture = picture_field(examples)
             prompts = gr.Textbox(label="Prompts, one a line", lines=5, value=PROMPTS)
             draws = gr.Number(
-                256, label="Noise samples", precision=0, info="More cost time and give less error."
+                256,
+                label="Noise samples",
+                precision=0,
+                info="More of them take longer and make the errors smaller.",
             )
             seed = seed_field()
-            with gr.Row():
-                run = gr.Button("Score the prompts", variant="primary")
-                cancel = gr.Button("Cancel")
+            buttons = run_buttons("Score the prompts")
         with gr.Column():
             status = gr.Markdown()
             plot = image_shown("Bounds, best first")
             table = gr.Dataframe(
-                headers=HEADERS, label="Table, best first", interactive=False, wrap=True
+                headers=HEADERS,
+                label="Table, best first",
+                interactive=False,
+                wrap=True,
+                column_widths=[190, *[78] * 4, 90],
             )
             files = files_shown("Table to download")
-            shown = shown_as()
+    code = code_shown()
 
-    def score(path: str, text: str, count: int, start: int) -> Generator[Any, None, None]:
+    def work(job: Job, path: str, text: str, count: int, start: int) -> list[Any]:
         given = lines_of(text)
-        total = len(given) * -(-count // models.pipeline.model.max_batch)
+        generator = torch.Generator().manual_seed(start)
+        rows = models.pipeline.log_likelihood(path, given, count, generator).rows()
+        shown, *tables = write_scores(job.folder, rows)
+        name = Path(path).name
+        return ["", shown, table_of(rows), tables, *as_text(models, name, given, count, start)]
 
-        def work(job: Job) -> tuple[list[dict[str, Any]], Path]:
-            generator = torch.Generator().manual_seed(start)
-            rows = models.pipeline.log_likelihood(path, given, count, generator).rows()
-            write_scores(job.folder, rows)
-            return rows, job.folder
-
-        def show(job: Job) -> tuple[Any, ...]:
-            return f"Scoring: {job.evaluations / total:.0%}", *[gr.skip()] * 5
-
-        def give(result: tuple[list[dict[str, Any]], Path]) -> tuple[Any, ...]:
-            rows, folder = result
-            return (
-                "",
-                str(folder / "scores.png"),
-                table_of(rows),
-                [str(folder / name) for name in ("scores.csv", "scores.json")],
-                *as_text(models, Path(path).name, given, count, start),
-            )
-
-        yield from models.worker.run(work, give, show)
+    def show(job: Job, path: str, text: str, count: int, start: int) -> list[str]:
+        total = len(lines_of(text)) * -(-count // models.pipeline.model.max_batch)
+        return [f"Scoring: {job.evaluations / total:.0%}"]
 
     def check(
         path: str | None, text: str, count: float | None, start: float | None
@@ -97,16 +91,16 @@ def score_tab(models: Models, examples: list[str]) -> None:
             answer(check_seed, start),
         ]
 
-    event = run.click(
-        score,
+    connect(
+        models.worker,
+        "score",
+        buttons,
         [picture, prompts, draws, seed],
-        [status, plot, table, files, *shown],
-        validator=check,
-        concurrency_id=models.queue,
-        concurrency_limit=1,
-        api_name="score",
+        [status, plot, table, files, *code],
+        check,
+        work,
+        show,
     )
-    cancel.click(lambda: "", None, status, cancels=[event], queue=False, api_visibility="private")
 
 
 def lines_of(text: str) -> list[str]:
@@ -132,35 +126,36 @@ def table_of(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Scores as the page's table shows them."""
     table = []
     for row in best_first(rows):
-        numbers = list(row.values())[1:]
+        prompt, *numbers = row.values()
         difference, error = numbers[2:]
         clear = "the best" if not difference else "yes" if abs(difference) > 2 * error else "no"
-        table.append([row["prompt"], *(f"{number:.4f}" for number in numbers), clear])
+        table.append([prompt, *(f"{number:.4f}" for number in numbers), clear])
     return table
 
 
-def write_scores(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes scores as JSON, in the order given, as CSV and as a plot, best first."""
-    write_json(folder / "scores.json", list(rows))
-    with replacing(folder / "scores.csv") as path, path.open("w", newline="") as file:
+def write_scores(folder: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Writes a plot and CSV, best first, and JSON, in the order given; returns the files."""
+    plot, table, listed = (folder / f"scores.{kind}" for kind in ("png", "csv", "json"))
+    write_figure(plot, scores_figure(best_first(rows)))
+    with replacing(table) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(best_first(rows))
-    write_figure(folder / "scores.png", scores_figure(best_first(rows)))
+    write_json(listed, list(rows))
+    return [str(plot), str(table), str(listed)]
 
 
 def as_text(
     models: Models, name: str, prompts: Sequence[str], draws: int, seed: int
 ) -> tuple[str, str]:
     """The command and the Python of a result."""
-    model, device = models.names["model"], models.names["device"]
-    options = {"draws": draws, "seed": seed, "model": model, "device": device}
-    load = as_call("PromptInversionPipeline.from_pretrained", *filter(None, [model]))
-    load += f".to({device!r})" if device else ""
+    names = {key: models.names[key] for key in ("model", "device")}
     generator = Code(f"torch.Generator().manual_seed({seed})")
     call = as_call("pipeline.log_likelihood", name, list(prompts), draws=draws, generator=generator)
-    python = (
-        "import torch\nfrom invcap import PromptInversionPipeline\n\n"
-        f"pipeline = {load}\nfound = {call}\nprint(found.rows())"
+    python = as_program(
+        ["import torch", "", "from invcap import PromptInversionPipeline"],
+        models.load_pipeline(),
+        f"found = {call}",
+        "print(found.rows())",
     )
-    return as_command("score", [name, *prompts], options), python
+    return as_command("score", name, *prompts, draws=draws, seed=seed, **names), python

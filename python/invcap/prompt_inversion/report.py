@@ -20,7 +20,7 @@ from invcap.prompt_inversion.embeddings import save_conditioning, save_token_vec
 from invcap.prompt_inversion.output import History, PromptInversionOutput
 
 SHOWN_SIDE = 128
-LABEL = 48
+LABEL = 32
 
 
 def write_inversion(
@@ -80,7 +80,7 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
 
 def scores_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """Bounds with their standard errors, the first row on top; rows as of `LogLikelihood.rows`."""
-    figure = Figure(figsize=(7, 1.2 + 0.45 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
     axes.errorbar(
@@ -90,7 +90,7 @@ def scores_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         fmt="o",
         capsize=4,
     )
-    labels = [textwrap.shorten(row["prompt"], LABEL, placeholder="…") for row in rows]
+    labels = [textwrap.fill(row["prompt"], LABEL, max_lines=2, placeholder="…") for row in rows]
     axes.set_yticks(places, labels, parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="bound, nats per latent number (bar: one standard error)")
