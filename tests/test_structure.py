@@ -18,7 +18,8 @@ FLOORS = (
     {"encoders"},
     {"diffusion"},
     {"captioning", "prompt_inversion", "tiny_sd"},
-    {"app", "cli"},
+    {"app"},
+    {"cli"},
 )
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}
 

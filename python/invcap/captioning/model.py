@@ -23,7 +23,7 @@ from invcap.captioning.refine import refine, refinement
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.writer import Writer, check_writing
 from invcap.data import fit_image
-from invcap.data.images import open_image, to_rgb
+from invcap.data.images import ImageSource, as_images, open_image
 from invcap.encoders.images import AutoencoderImages, load_autoencoder
 from invcap.encoders.interface import ImageEncoder
 from invcap.encoders.load import load_image_encoder
@@ -39,7 +39,6 @@ WRITER = "writer"
 INDEX = "captions.faiss"
 ROUNDS = 2
 BEAMS = 8
-ImageSource = Image.Image | str | Path
 
 
 class InvertibleCaptioner(ModelHubMixin):
@@ -213,31 +212,27 @@ class InvertibleCaptioner(ModelHubMixin):
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"texts must hold sentences, got {texts!r}")
-        self.check_sampling(temperature, samples)
+        residual = self.check_sampling(temperature, samples)
         e = self._embed_texts(texts).repeat_interleave(samples, 0)
-        free = e.shape[1] + self._residual
-        noise = temperature * torch.randn(len(e), free, generator=generator)
+        noise = temperature * torch.randn(len(e), e.shape[1] + residual, generator=generator)
         about, beside = noise.to(e.device).tensor_split([e.shape[1]], 1)
         drawn = self.draw(e + self.sigma * about, beside, refine_steps)
         return [Image.fromarray(image) for image in drawn]
 
-    def check_sampling(self, temperature: float, samples: int) -> None:
-        """Raises ValueError unless `generate` can draw so many images at a temperature."""
+    def check_sampling(self, temperature: float, samples: int) -> int:
+        """How many numbers beside the caption's `generate` draws; ValueError if it cannot so."""
         if not (isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
-        if temperature and not (self.sigma or self._residual):
+        residual = self.variations or self.latent_scaler.features - self.embedding_scaler.features
+        if temperature and not (self.sigma or residual):
             raise ValueError(
                 "temperature must be 0 for a model that has nothing to sample: no variations, no "
                 "residual (latents with more numbers than embeddings), no sigma (objective "
                 f"'likelihood'), got {temperature}"
             )
-
-    @property
-    def _residual(self) -> int:
-        """How many numbers beside the caption's are drawn."""
-        return self.variations or self.latent_scaler.features - self.embedding_scaler.features
+        return residual
 
     @torch.no_grad()
     def redraw(self, images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
@@ -386,10 +381,7 @@ class InvertibleCaptioner(ModelHubMixin):
         return self.embedding_scaler(self.sentence_encoder.encode(texts))
 
     def _pixels(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
-        images = [images] if isinstance(images, ImageSource) else list(images)
-        if not images:
-            raise ValueError("images must hold at least one image, got none")
-        return np.stack([fit_image(_open(image), self.image_encoder.size) for image in images])
+        return np.stack([fit_image(image, self.image_encoder.size) for image in as_images(images)])
 
 
 def _load_image_encoder(folder: Path, config: dict[str, Any]) -> ImageEncoder:
@@ -398,10 +390,6 @@ def _load_image_encoder(folder: Path, config: dict[str, Any]) -> ImageEncoder:
         return load_image_encoder(folder / IMAGE_ENCODER)
     autoencoder = load_autoencoder(str(folder / "autoencoder"))
     return AutoencoderImages(autoencoder, tuple(config["picture_size"]))
-
-
-def _open(image: ImageSource) -> Image.Image:
-    return to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +15,7 @@ SUFFIXES = frozenset(
 # Only plain raster formats: Pillow hands EPS, for one, to an external interpreter.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 ALMOST_WHITE = 250
+ImageSource = Image.Image | str | Path
 
 
 def images_in(folder: Path) -> Iterator[Path]:
@@ -61,6 +62,22 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise anything for a malformed file
         file = f"{source}: " if isinstance(source, Path) else ""
         raise OSError(f"{file}cannot decode the image: {error}") from error
+
+
+def as_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
+    """One image or several, as RGB images in memory.
+
+    Raises:
+        ValueError: there is none.
+        OSError: a file is not an image; the message names it.
+    """
+    images = [images] if isinstance(images, ImageSource) else list(images)
+    if not images:
+        raise ValueError("images must hold at least one image, got none")
+    return [
+        to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
+        for image in images
+    ]
 
 
 def find_inside(root: Path, name: str) -> Path:

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-
-from invcap.data.images import open_image, to_rgb
-
-ImageSource = Image.Image | str | Path
-
-
-def as_images(images: ImageSource | Sequence[ImageSource]) -> list[Image.Image]:
-    """One image or several, as RGB images in memory.
-
-    Raises:
-        ValueError: there is none.
-        OSError: a file is not an image; the message names it.
-    """
-    images = [images] if isinstance(images, ImageSource) else list(images)
-    if not images:
-        raise ValueError("images must hold at least one image, got none")
-    return [
-        to_rgb(image) if isinstance(image, Image.Image) else open_image(Path(image))
-        for image in images
-    ]
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from invcap.data import fit_image
+from invcap.data.images import ImageSource, as_images
 from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.distilled import named_distilled
-from invcap.diffusion.images import ImageSource, as_images, encode_mean
+from invcap.diffusion.images import encode_mean
 from invcap.diffusion.schedule import NoiseSchedule, Schedule
 from invcap.diffusion.text import word_tokens
 from invcap.encoders.autoencoder import to_unit_range

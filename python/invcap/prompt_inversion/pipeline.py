@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from invcap.data.images import ImageSource, as_images
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import load_model, stable_diffusion
-from invcap.diffusion.images import ImageSource, as_images
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples, standard_error
 from invcap.hashing import digest
