@@ -5,7 +5,6 @@ python benchmarks/page_screenshots.py --output docs/app
 """
 
 import argparse
-import re
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from invcap.data.shapes import Scene, draw
 
 SCENE = Scene("large", "red", "square", "in the center", "black")
-PATIENCE = 300_000  # milliseconds
+PATIENCE = 900_000  # milliseconds
+SETTLE = 1000
 RUN = {
     "Caption": "Caption the picture",
     "Draw": "Draw",
@@ -33,11 +33,18 @@ def shoot(page: Page, tab: str, picture: Path, output: Path) -> None:
     elif tab != "Layer":
         panel.locator("input[type=file]").first.set_input_files(picture)
         expect(panel.get_by_test_id("image").locator("img").first).to_be_attached()
+    if tab == "Invert":
+        panel.get_by_label("A sentence").check()
+        expect(panel.get_by_label("Steps", exact=True)).to_have_value("300")
+        panel.get_by_label("Steps", exact=True).fill("60")
     panel.get_by_role("button", name=RUN[tab], exact=True).click()
-    accordion = panel.get_by_role("button", name=re.compile("The same as a command"))
-    if accordion.count():
-        accordion.click()
-    expect(panel.get_by_label("As Python", exact=True).first).to_have_value(re.compile("import"))
+    code = panel.get_by_role("button", name="The same, to run elsewhere").first
+    code.click()
+    expect(panel.locator(".as-python .cm-content").first).to_contain_text("import")
+    if tab != "Caption":
+        code.click()
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(SETTLE)
     page.screenshot(path=output / f"{tab.lower()}.png", full_page=True)
 
 

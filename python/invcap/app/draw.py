@@ -34,7 +34,7 @@ def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
     gr.Markdown("Draws pictures of a sentence, by running the captioner's network backwards.")
     encoder = captioner.image_encoder
     refines = isinstance(encoder, Differentiable)
-    varied = can_sample(captioner)
+    varied = bool(captioner.sigma or captioner.check_sampling(0.0, 1))
     with gr.Row():
         with gr.Column():
             sentence = gr.Textbox(label="Sentence", placeholder=EXAMPLES[0])
@@ -100,15 +100,6 @@ def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
         check,
         work,
     )
-
-
-def can_sample(captioner: InvertibleCaptioner) -> bool:
-    """Whether a captioner can draw more than one picture of a sentence."""
-    try:
-        captioner.check_sampling(1.0, 1)
-    except ValueError:
-        return False
-    return True
 
 
 def as_text(

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from torch import nn
 
-EVERY = 0.25  # seconds between two looks at a job
+EVERY = 1.0  # seconds between two looks at a job
 
 
 class CancelledError(Exception):

@@ -220,7 +220,7 @@ class InvertibleCaptioner(ModelHubMixin):
         return [Image.fromarray(image) for image in drawn]
 
     def check_sampling(self, temperature: float, samples: int) -> int:
-        """How many numbers beside the caption's `generate` draws; ValueError if it cannot so."""
+        """Raises ValueError for what `generate` cannot do; how many residual numbers it draws."""
         if not (isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if samples < 1:
