@@ -37,7 +37,7 @@ def caption_tab(models: Models, captioner: InvertibleCaptioner, examples: list[s
     writes = captioner.writer is not None
     with gr.Row():
         with gr.Column():
-            picture = picture_field(examples)
+            picture = picture_field(examples, models.folder)
             most = min(MOST, len(captioner.candidates))
             top_k = gr.Slider(1, most, min(5, most), step=1, precision=0, label="Sentences")
             buttons = run_buttons("Caption the picture")

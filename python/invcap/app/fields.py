@@ -18,14 +18,25 @@ LONGEST = 300
 FINE = gr.validate(True, "")
 
 
-def picture_field(examples: Sequence[str]) -> gr.Image:
+def picture_field(examples: Sequence[str], folder: Path) -> gr.Image:
     """A field for a picture, with examples under it.
 
     It hands on the path of the file as it came, which is decoded as everywhere else.
+
+    Args:
+        folder: the page's own, out of which no file is read, whatever a program says that it sent.
     """
+
+    def path_of(payload: Any) -> str | None:
+        if payload is None:
+            return None
+        if not Path(payload.path).resolve().is_relative_to(folder.resolve()):
+            raise gr.Error("This file was not uploaded.", print_exception=False)
+        return payload.path
+
     label = "Picture: drop, paste or choose one"
     picture = gr.Image(label=label, sources=["upload", "clipboard"], type="filepath", height=280)
-    picture.preprocess = lambda payload: None if payload is None else payload.path
+    picture.preprocess = path_of
     gr.Examples([[example] for example in examples], [picture], label="Examples")
     return picture
 

@@ -51,7 +51,7 @@ def invert_tab(models: Models, examples: list[str]) -> None:
     first = choices[-1]
     with gr.Row():
         with gr.Column():
-            picture = picture_field(examples)
+            picture = picture_field(examples, models.folder)
             start = gr.Radio(choices, value=first, label="Start from")
             sentence = gr.Textbox("a room", label="Sentence", visible=first == SENTENCE)
             steps = gr.Number(steps_of(models, first), label="Steps", precision=0)

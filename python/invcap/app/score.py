@@ -46,7 +46,7 @@ def score_tab(models: Models, examples: list[str]) -> None:
     )
     with gr.Row():
         with gr.Column():
-            picture = picture_field(examples)
+            picture = picture_field(examples, models.folder)
             prompts = gr.Textbox(label="Prompts, one a line", lines=5, value=PROMPTS)
             draws = gr.Number(
                 256,
