@@ -49,8 +49,9 @@ def seed_field(label: str = "Seed") -> gr.Number:
 def run_buttons(label: str, *others: str) -> list[gr.Button]:
     """A button that starts a job, others, and last one that cancels it."""
     with gr.Row():
-        run = gr.Button(label, variant="primary", scale=1 if others else 2)
-        return [run, *(gr.Button(other, min_width=120) for other in (*others, "Cancel"))]
+        run = gr.Button(label, variant="primary", size="md", scale=1 if others else 2)
+        rest = (gr.Button(other, size="md", min_width=120) for other in (*others, "Cancel"))
+        return [run, *rest]
 
 
 def image_shown(label: str, height: int | None = None) -> gr.Image:
