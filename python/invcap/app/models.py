@@ -74,7 +74,7 @@ def load_models(
     Args:
         folder: the page's own.
         captioner: folder that `invcap train` wrote.
-        model: folder or hub name of a Stable Diffusion; by default tiny-sd.
+        model: folder, file or hub name of a text-to-image model; by default tiny-sd.
         device: see `resolve_device`.
 
     Raises:
