@@ -1,6 +1,7 @@
 # make demo: train on generated pictures, report in runs/demo.   make check: a minute and a half.
 # make demo-real: the same on Debian's clip art, in runs/demo-real.
 # make app: a page to work in, at http://127.0.0.1:7860; with runs/demo where `make demo` made it.
+# make docs: the documentation, in site/.
 # make test: everything.   make bench: the layer's speed on this CPU, in docs/layer_speed.
 PYTHON ?= python3
 JOBS ?= 2
@@ -9,7 +10,7 @@ BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcar
 # A worker that is done takes tests from the end of the other's list: modules stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: demo demo-real app bench lint quick check test
+.PHONY: demo demo-real app bench docs lint quick check test
 demo: .venv/installed
 	$(BIN)/invcap train --data shapes --drawings 3 --output runs/demo --cache runs/cache --overwrite
 
@@ -23,6 +24,9 @@ app: .venv/installed
 
 bench: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/layer_speed.py
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Pictures and sentences mapped to each other by one invertible network."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ HOMES = {
     "InvertibleCaptioner": "captioning",
     "PromptInversionPipeline": "prompt_inversion",
 }
-__all__ = ["Caption", "InvertibleCaptioner", "PromptInversionPipeline"]
+__all__ = ["Caption", "InvertibleCaptioner", "PromptInversionPipeline", "__version__"]
+__version__ = version("invcap")
 
 
 def __getattr__(name: str) -> Any:
