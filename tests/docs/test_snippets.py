@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from invcap.cli import app
 
+COMMAND = get_command(app)
 RUN = [ROOT / "README.md", *(page for page in PAGES if page.is_relative_to(DOCS))]
 SNIPPETS = [
     pytest.param(text, id=f"{page.relative_to(ROOT)}-{number}")
@@ -53,7 +54,7 @@ def test_what_python_blocks_import_of_ours_is_there(block):
 def unknown_of(line: str) -> str:
     """What of a command line `invcap ...` does not exist; empty if all does."""
     words = shlex.split(line)[1:]
-    command = get_command(app)
+    command = COMMAND
     while words and hasattr(command, "commands"):
         if words[0] not in command.commands:
             return words[0]
