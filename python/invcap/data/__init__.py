@@ -37,7 +37,7 @@ def load_examples(spec: str, **options: Any) -> Examples:
     4. a folder or file in a format of `invcap.data.files.FORMATS`, in the order given there.
        Option: `pictures`.
 
-    An option that is None is as if it were not given. What cannot be used (an image without a
+    An option of None counts as not given. What cannot be used (an image without a
     caption, a caption without an image, a name that leads out of the folder) is in `skipped`; of a
     stream, it is logged when the stream is read.
 

@@ -15,8 +15,8 @@ TINT = 0.08  # of the range of a channel
 def augmented(pixels: np.ndarray, copies: int, seed: int) -> np.ndarray:
     """Returns pictures, (N, H, W, 3) bytes, each before its variants: (N, 1 + copies, H, W, 3).
 
-    Never mirrored: "left" and letters would become wrong. What comes in from outside repeats the
-    border.
+    Images are never mirrored: "left" in a caption and letters would become wrong. Pixels from
+    outside an image repeat its border.
     """
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()

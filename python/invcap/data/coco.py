@@ -15,7 +15,7 @@ def read_coco(file: Path) -> Iterator[Row | Skipped]:
     """Joins `annotations` (`image_id`, `caption`) to `images` (`id`, `file_name`).
 
     Raises:
-        ValueError: the file is not JSON, or has not those two lists.
+        ValueError: the file is not JSON, or lacks one of those two lists.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))

@@ -14,7 +14,7 @@ from invcap.data.example import Example, Skipped
 def fit_image(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Scales (bicubic, antialiased) until `size`, (height, width), is just covered.
 
-    What sticks out on two opposite sides is cut off evenly (a centre crop).
+    What exceeds it on two opposite sides is cut off evenly (a centre crop).
     """
     height, width = size
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Images encoded in shards on disk: decoded when their turn comes, never all at once."""
+"""Images encoded into shards on disk: a few at a time are decoded, never all at once."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ class EncodedImages:
 
     @cached_property
     def names(self) -> list[str]:
-        """What reports call the images."""
+        """Names of the images, for reports."""
         return read_column(self.shards, "name")
 
     @cached_property
     def captions(self) -> list[list[str]]:
-        """Of each image."""
+        """Captions of each image."""
         return read_column(self.shards, "captions")
 
     @cached_property
     def held_out(self) -> np.ndarray:
-        """(N,) bool."""
+        """Which images are held out, (N,) bool."""
         return np.array(read_column(self.shards, "held_out"), bool)
 
     def rows(self) -> ShardRows:
-        """What the encoder gave, (N * variants, n): the variants of an image in a row."""
+        """The encoded images, (N * variants, n), the variants of each one after the other."""
         return ShardRows(self.shards, "encoded", self.width)
 
     @property
     def identity(self) -> str:
-        """Other images, encoders or settings have another one."""
+        """Differs for other images, encoders or settings."""
         return self.shards[0].parent.name
 
     def pngs(self) -> dict[int, bytes]:
@@ -86,7 +86,7 @@ def encode_images(
     dtype: str = "float32",
     name: str = "images",
 ) -> EncodedImages:
-    """Encodes all images of a source, or finds those that were encoded before.
+    """Encodes all images of a source, or finds the result of an earlier run.
 
     Args:
         encode: images (K, H, W, 3), uint8, to rows (K, n).
@@ -163,7 +163,7 @@ def training_pixels(
 ) -> ShardRows:
     """At most so many training images and their variants, (N, H * W * 3) uint8, on disk.
 
-    Of a sequence they are spread over all of it; of a stream they are the first.
+    From a sequence they are taken evenly, from a stream the first ones.
     """
     facts = json.dumps([settings.size, settings.held_out, settings.augment, settings.seed, most])
     folder = cache / f"pixels-{digest(source.identity, facts)}"

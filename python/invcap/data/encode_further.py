@@ -23,7 +23,7 @@ def encode_further(
     accelerator: Accelerator,
     dtype: str = "float32",
 ) -> EncodedImages:
-    """Encodes what was encoded before, or finds it.
+    """Encodes encoded images further, or finds the result of an earlier run.
 
     Args:
         encode: rows of `images`, (K, m), to rows (K, n).

@@ -21,7 +21,7 @@ class Example:
     Attributes:
         name: what logs and reports call the image: a file name or an id.
         captions: at least one, each stripped and not empty.
-        group: examples of one group never straddle a split; by default the image itself.
+        group: all examples of a group are on one side of a split; by default the image itself.
         open: decodes the image (RGB); raises OSError if it is broken.
     """
 
@@ -43,7 +43,7 @@ class Skipped:
 
 
 class ExampleTable(Sequence[Example]):
-    """Examples whose words are in an Arrow table and whose images are opened when asked for.
+    """Examples whose texts are in an Arrow table and whose images are opened when asked for.
 
     Args:
         names, captions, groups: as of `Example`, one for each.

@@ -60,7 +60,7 @@ def load_files(source: Path, pictures: Path | None = None) -> Examples | None:
 
     Raises:
         ValueError: a folder has two annotation files of one kind, an annotation file is not what
-            its name says, or its pictures are nowhere near.
+            its name says, or its pictures are not found.
     """
     if pictures is not None and not pictures.is_dir():
         raise ValueError(f"pictures: expected a folder, got {pictures}")

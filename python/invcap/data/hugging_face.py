@@ -98,7 +98,7 @@ def load_hugging_face(
         picture_column: by default the one column of images.
         caption_columns: by default those whose name says so, or else the only column of texts.
             Each holds a text or a list of texts.
-        group_column: rows with the same value there never straddle a split. By default `group`
+        group_column: rows with the same value there are on one side of a split. By default `group`
             if there is such a column, else each row is its own group. A data set with one row
             for each caption needs it.
         config: which configuration of the data set, where it has several.
@@ -278,7 +278,7 @@ def _open(value: Any, source: str) -> Image.Image:
 
 
 def _find_file(file: str, source: str) -> Path:
-    """An image that a data set names instead of holding: only in its own folder or the cache."""
+    """An image that a data set refers to by name; only in its own folder or the cache."""
     home = Path(source).parent if Path(source).is_file() else source
     for root in (home, datasets.config.HF_DATASETS_CACHE, HF_HUB_CACHE):
         folder = Path(root).absolute()

@@ -19,7 +19,7 @@ CAPTION_COLUMNS = ("text", "caption", "captions")
 
 
 def read_metadata_jsonl(file: Path) -> Iterator[Row | Skipped]:
-    """One JSON object a line; blank lines are passed over."""
+    """One JSON object a line; blank lines are skipped."""
     with file.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():

@@ -1,4 +1,4 @@
-"""Which pictures are nearly the same: difference hashes, and groups of what belongs together."""
+"""Finds pictures that are nearly the same, by difference hashes, and groups them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def difference_hash(picture: Image.Image) -> np.ndarray:
     "Kind of Like That", 2013), here in both directions.
     """
     grey = np.asarray(picture.convert("L").resize((HASH_SIDE + 1,) * 2, Image.Resampling.BOX))
-    levels = grey.astype(np.int16) // 4  # steps smaller than that are none
+    levels = grey.astype(np.int16) // 4  # smaller steps count as none
     right = levels[:-1, 1:] > levels[:-1, :-1]
     down = levels[1:, :-1] > levels[:-1, :-1]
     return np.packbits(np.concatenate([right.ravel(), down.ravel()]))
@@ -59,10 +59,10 @@ def near_duplicates(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
 
 
 def connected(keys: Sequence[Hashable], pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Joins what has an equal key or is a pair, and what is joined to the same (union-find).
+    """Groups items by equal keys and by pairs, also over several steps (union-find).
 
     Returns:
-        For each, the lowest number that it is joined to.
+        The lowest number in the group of each item.
     """
     parent = list(range(len(keys)))
 

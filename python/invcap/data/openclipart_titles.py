@@ -1,4 +1,4 @@
-"""What the drawings of openclipart are called, where their titles say so and where they do not."""
+"""Names of openclipart's drawings: their titles, or what file and folder say instead."""
 
 from __future__ import annotations
 

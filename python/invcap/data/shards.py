@@ -43,9 +43,9 @@ def write_shards(
     accelerator: Accelerator,
     name: str,
 ) -> list[Path]:
-    """Encodes items, 2,048 at a time, each shard in a file that is there whole or not at all.
+    """Encodes items, 2,048 at a time, each shard in a file that is complete or absent.
 
-    Shards take turns among the processes. What is there already, and not broken, is not done again.
+    The processes take shards in turn. Shards that exist and are not broken are kept.
 
     Args:
         items: a sequence, or an iterable, which every process goes through.
@@ -97,8 +97,8 @@ def numbers(values: np.ndarray) -> pa.Array:
 class ShardRows:
     """A column of numbers in shards as rows (N, n), of which only those asked for are read.
 
-    They are read with system calls: of a mapping, all that the kernel maps around a row would
-    count as resident.
+    They are read with system calls: with a memory map, the pages around each row would count as
+    resident memory.
 
     Args:
         paths: of the shards.
@@ -116,7 +116,7 @@ class ShardRows:
 
     @property
     def identity(self) -> str:
-        """Other rows have another one."""
+        """Differs for other rows."""
         return self._paths[0].parent.name
 
     def __len__(self) -> int:
