@@ -1,4 +1,4 @@
-"""Sentences found for images, with how near they are."""
+"""Sentences found for images, with their scores."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Caption:
 
     Attributes:
         text: the sentence.
-        score: the cosine between its embedding and the image's, both standardized: 1 is exact,
-            about 0 is what unrelated sentences have.
+        score: the cosine between its embedding and the image's, both standardized: 1 for a
+            perfect match, about 0 for unrelated sentences.
     """
 
     text: str

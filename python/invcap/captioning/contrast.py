@@ -13,7 +13,7 @@ TEMPERATURE = 0.07
 
 
 def contrastive_loss(found: Tensor, targets: Tensor, pairs: Tensor) -> Tensor:
-    """Mean cross-entropy of the own target among the batch's, and of the own `found`.
+    """Mean cross-entropy of finding each row's own target in the batch, and the reverse.
 
     The logits are cosines / TEMPERATURE, the similarity that captions are found by. Other rows of
     the same image or the same caption do not count.

@@ -1,4 +1,4 @@
-"""What a captioner does on images it has not seen."""
+"""Measures a captioner on images it has not seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good sentences in new words are, beside the nearest candidates."""
+"""Measures newly written sentences beside the nearest candidates."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class InvertibleCaptioner(ModelHubMixin):
         candidates: sentences that `caption` chooses from.
         candidate_embeddings: (len(candidates), d), as `sentence_encoder` gives them.
         sigma: deviation of f(x) about the embedding, for sampling; 0 if it was not learned.
-        writer: says embeddings in new words, if it was trained.
+        writer: writes new sentences for embeddings, if it was trained.
         variations: how many numbers of the residual the inverse was trained to draw by; 0 if for a
             residual of zeros alone.
 
@@ -199,9 +199,9 @@ class InvertibleCaptioner(ModelHubMixin):
 
         Args:
             texts: sentences.
-            temperature: 0 draws the expected image; above, variations (without them, residuals) are
-                drawn with this deviation, and embeddings with temperature * sigma if the model
-                learned one.
+            temperature: 0 draws the expected image. Above 0, variations (without them, residuals)
+                are drawn with this standard deviation, and embeddings with temperature * sigma if
+                the model learned sigma.
             generator: of those draws, on the CPU.
             samples: images of each sentence.
             refine_steps: see `draw`.
@@ -220,7 +220,7 @@ class InvertibleCaptioner(ModelHubMixin):
         return [Image.fromarray(image) for image in drawn]
 
     def check_sampling(self, temperature: float, samples: int) -> int:
-        """Raises ValueError for what `generate` cannot do; how many residual numbers it draws."""
+        """Returns how many residual numbers `generate` draws; ValueError if it cannot."""
         if not (isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature must be finite and at least 0, got {temperature}")
         if samples < 1:
@@ -249,8 +249,7 @@ class InvertibleCaptioner(ModelHubMixin):
 
         Args:
             residual: (N, at most n - k); None for zeros, which also follow it.
-            refine_steps: see `invcap.captioning.refine`; None for as many as the image encoder is
-                quick enough for.
+            refine_steps: see `invcap.captioning.refine`; None for the image encoder's own number.
 
         Raises:
             ValueError: there are steps, but no gradient goes through the image encoder.

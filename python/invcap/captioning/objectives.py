@@ -44,10 +44,10 @@ def pair_losses(
 
     - caption: mean (f(x)_1..k - e)^2, over rows and features, the paper's objective;
     - generation: mean (f^-1(e + u, 0) - x)^2, u of the caption's noise, if there is any; x is the
-      mean of several latents with that caption where there are, so that less is left to chance.
+      mean of several latents with that caption where there are, which has less variance.
       With variations f^-1(e + u, r + w, 0), r those of f(x) and w noise, and x itself;
     - contrastive: `contrastive_loss` of each of these directions;
-    - robust_inverse: mean (f^-1(f(x) + v) - x)^2, so that the inverse forgives small errors;
+    - robust_inverse: mean (f^-1(f(x) + v) - x)^2, so that the inverse tolerates small errors;
     - residual: `sliced_distance` of (e, r) and (e, z), z of a unit normal; r are the variations, or
       without them f(x)_k+1..n.
 

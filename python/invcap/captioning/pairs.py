@@ -1,4 +1,4 @@
-"""Captioned images as latents and embeddings, and who belongs to whom."""
+"""Captioned images as latents and embeddings, and which belong together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pairs:
         image, caption: (P,) int64; pair p is image[p] with caption[p], sorted by image.
         variants: of each image.
         pngs: the held-out images as files.
-        identity: of the numbers: other pairs have another one.
+        identity: differs for pairs of other numbers.
     """
 
     names: Sequence[str]
@@ -53,7 +53,7 @@ def encode_captions(
     accelerator: Accelerator,
     dtype: str = "float32",
 ) -> ShardRows:
-    """The embeddings of captions, (M, d), on disk, or those that were encoded before.
+    """The embeddings of captions, (M, d), on disk; those of an earlier run are reused.
 
     Args:
         dtype: of the numbers on disk, `float32` or `float16`.
@@ -111,7 +111,7 @@ def make_pairs(
 
 
 def in_memory_if_few(rows: Rows) -> Rows:
-    """Rows in memory if they are few, else as they are, on disk."""
+    """Loads rows into memory if they are few; else they stay on disk."""
     row = rows[torch.zeros(1, dtype=torch.int64)]
     return in_memory(rows) if len(rows) * row.nbytes <= MOST_IN_MEMORY else rows
 

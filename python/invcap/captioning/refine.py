@@ -1,4 +1,4 @@
-"""Drawn latents, moved until what they draw is captioned as it was asked for."""
+"""Refines drawn latents so that their images are captioned as the sentences asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refinement(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
     """The latents of what an encoder draws, with a gradient, and how many steps to refine.
 
     Args:
-        steps: None for as many as the encoder is quick enough for.
+        steps: None for the encoder's own number.
 
     Raises:
         ValueError: there are steps, but no gradient goes through the encoder.
@@ -39,8 +39,8 @@ def refinement(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
 def refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
     """Descends |caption(x) - e|^2 + `STAY` |x - x_0|^2 from latents x_0, each by itself.
 
-    An inverse that was learned answers near the mean of what it is asked for, where small things
-    that words name are lost. The forward direction tells them apart; its gradient puts them back.
+    A learned inverse answers near the mean of all images of a sentence, which loses small things
+    that words name. The forward direction tells them apart, and its gradient restores them.
 
     Args:
         x: (N, n) standardized.

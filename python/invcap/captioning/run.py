@@ -79,7 +79,7 @@ def train(
     Args:
         resume: resume the run that `output` holds, if it holds one.
         overwrite: remove what an earlier run wrote there, once the data can be used.
-        configuration: what `run.yaml` shall say.
+        configuration: the options that `run.yaml` records.
         writer: train a writer too, last.
 
     Returns:
@@ -215,7 +215,7 @@ def coordinates(embeddings: Rows, features: int, most: int) -> Scaler:
 
 
 def check_width(encoder: ImageEncoder, variations: int) -> None:
-    """Raises ValueError unless a network can be as wide as latents, and captions have a place."""
+    """Raises ValueError for latents too small or large, or too small for the variations."""
     least, most = WIDTHS
     if not least <= encoder.features <= most:
         height, width = encoder.size

@@ -39,7 +39,7 @@ class Scaler:
     def principal(cls, rows: Rows, components: int) -> Scaler:
         """Rows (N, n) to their first principal components, all divided by one deviation.
 
-        One for all, so that distances between rows stay what they are in those components.
+        One deviation for all, so that distances within those components do not change.
         """
         mean = _mean(rows)
         none = torch.zeros((), dtype=torch.float64)
@@ -69,7 +69,7 @@ class Scaler:
         return Scaler(**{name: value.to(device) for name, value in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it consists of, by name."""
+        """Its tensors, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 def similarities(queries: Tensor, targets: Tensor) -> Tensor:
     """Cosines of rows, (Q, n) and (T, n) to (Q, T).
 
-    The network shrinks what it is unsure of towards the mean; a squared distance would then take
-    the target that is shortest.
+    The network shrinks what it is unsure of towards the mean; a squared distance would then
+    prefer short targets.
     """
     return F.normalize(queries, dim=1) @ F.normalize(targets, dim=1).T

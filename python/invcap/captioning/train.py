@@ -36,7 +36,7 @@ AVERAGED = 4
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What decides a trained network, beside its pairs.
+    """Settings that, with the pairs, determine a trained network.
 
     Attributes:
         objective: see `invcap.captioning.objectives`.
@@ -54,7 +54,7 @@ class TrainSettings:
         generation_weight: of the inverse's error beside the caption's ("bidirectional").
         contrastive: weight of `contrastive_loss`, of each direction that the objective trains.
         robust_inverse: weight of the error of f^-1(f(x) + v) for normal noise v, so that the
-            inverse forgives small errors without seeing a caption.
+            inverse tolerates small errors; it needs no caption.
         residual: weight of the residual's distance from a unit normal.
         variations: numbers of the residual that the inverse draws by ("bidirectional").
         max_norm: gradients are clipped to this norm.
@@ -109,7 +109,7 @@ class TrainSettings:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the terms of `pair_losses`."""
+        """Weights of the terms of `pair_losses`."""
         return {
             "generation": self.generation_weight if self.objective == "bidirectional" else 0.0,
             "contrastive": self.contrastive,
@@ -139,7 +139,7 @@ def default_settings(data: str) -> TrainSettings:
 
 
 class TrainingModule(nn.Module):
-    """The network with the one number beside it that training may learn."""
+    """The network, and log sigma, the one other number that training may learn."""
 
     def __init__(self, features: int, settings: TrainSettings) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class TrainingModule(nn.Module):
 
 
 class Choices:
-    """For each number of one side, those of the other that belong to it.
+    """For each number of one side, the numbers of the other side that belong to it.
 
     Args:
         of, choice: (P,) int64: choice[p] belongs to of[p].

@@ -30,7 +30,7 @@ PRETRAINED_LEARNING_RATE = 1e-4
 
 @dataclass(frozen=True)
 class WriterSettings:
-    """What decides a trained writer, beside its pairs and the network.
+    """Settings that, with the pairs and the network, determine a trained writer.
 
     Attributes:
         model: `small`, or folder or hub name of a causal language model with its tokenizer.

@@ -1,4 +1,4 @@
-"""The writer: a small causal language model that says an embedding in new words."""
+"""The writer: a small causal language model that writes a new sentence for an embedding."""
 
 from __future__ import annotations
 
