@@ -1,1 +1,1 @@
-"""Frozen encoders of pictures and sentences, and the small picture autoencoder."""
+"""Frozen encoders of images and sentences, and the small image autoencoder."""

@@ -112,7 +112,7 @@ class AutoencoderSettings:
         batch_size: images a step.
         learning_rate: peak, for Muon on the weights, of a linear warm-up and decay.
         noise: standard deviation of what is added to latents, which have unit variance, so that
-            the decoder forgives the small errors of generated ones.
+            the decoder tolerates the small errors of generated ones.
         seed: of weights, batches and noise.
     """
 

@@ -1,4 +1,4 @@
-"""Frozen networks that know what images show: their pooled features."""
+"""Frozen networks for image understanding: their pooled features."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Backbone:
 
     @cached_property
     def features(self) -> int:
-        """Numbers of an image."""
+        """Number of features of an image."""
         return self.encode(np.zeros((1, *self.size, 3), np.uint8)).shape[1]
 
     @cached_property

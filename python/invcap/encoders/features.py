@@ -1,4 +1,4 @@
-"""Image encoder that knows meanings: a backbone's features, and a decoder that draws them."""
+"""Image encoder on the features of a frozen backbone, with a decoder that draws them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Preparation:
-    """What latents are made of: a backbone's features, and the images at the size that is drawn.
+    """Inputs of latents: a backbone's features, and the images at the size that is drawn.
 
-    The backbone takes most of the time: what is prepared once serves the principal components, the
-    training of the decoder and the latents.
+    The backbone takes most of the time, so its features are computed once, for the principal
+    components, the training of the decoder and the latents.
     """
 
     backbone: Backbone
@@ -39,7 +39,7 @@ class Preparation:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever what is kept of an image may."""
+        """Changes whenever the kept bytes of an image may."""
         return digest(self.backbone.fingerprint, str(self.side))
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ class FeatureImages:
 
     @property
     def refine_steps(self) -> int:
-        """None: a step through the backbone takes a fifth of a second an image on a CPU core."""
+        """0: a step through the backbone takes a fifth of a second an image on a CPU core."""
         return 0
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every frozen image encoder can do."""
+"""The interface of every frozen image encoder."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ class Differentiable(Protocol):
 
     @property
     def refine_steps(self) -> int:
-        """Steps of `invcap.captioning.refine` that are worth their time by default."""
+        """Default number of steps of `invcap.captioning.refine`, by what a step costs."""
         ...

@@ -84,7 +84,7 @@ def make_image_encoder(
     """Loads the image encoder that the settings name, or trains it on training images.
 
     Args:
-        features: about how many numbers the latents of a `conv` shall have.
+        features: about how many numbers the latents of `conv` have.
 
     Raises:
         ValueError: there is no such encoder, or it cannot be used for images of this size.
@@ -151,7 +151,7 @@ def encode(
     accelerator: Accelerator,
     storage: str = "float32",
 ) -> EncodedImages:
-    """The latents of all images, on disk, or those that were encoded before."""
+    """The latents of all images, on disk; those of an earlier run are reused."""
     if isinstance(encoder, FeatureImages):
         prepared = prepare_images(source, data, encoder.preparation, cache, accelerator)
         return encode_further(

@@ -86,7 +86,7 @@ def prepare_images(
     cache: Path,
     accelerator: Accelerator,
 ) -> EncodedImages:
-    """What latents are made of, of all images, on disk, or what was prepared before."""
+    """The inputs of all latents, on disk; those of an earlier run are reused."""
     return encode_images(
         source,
         data,

@@ -90,7 +90,7 @@ class UnclipImages:
         """Reads what `save` wrote, and the pipeline by its name.
 
         Raises:
-            ValueError: there is no such pipeline any more, or its weights are others.
+            ValueError: the pipeline is gone, or its weights have changed.
         """
         facts = read_json(folder / ENCODER_FILE)
         encoder = load_unclip(facts["name"], tuple(facts["size"]))
