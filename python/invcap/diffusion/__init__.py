@@ -1,1 +1,1 @@
-"""Frozen text-to-image models: what they are, nothing that is done with them."""
+"""Frozen text-to-image models, without the algorithms that use them."""

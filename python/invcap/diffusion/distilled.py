@@ -1,4 +1,4 @@
-"""Models whose bound is no likelihood of data."""
+"""Distilled models, whose bound is no likelihood of data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FEW_STEPS = {"turbo", "schnell", "lightning", "lcm", "hyper", "distilled", "dmd"
 
 
 def named_distilled(name: str) -> str | None:
-    """What in a model's name says that it was distilled to few steps; None if nothing does.
+    """The part of a name that says a model was distilled to few steps; None if none does.
 
     Args:
         name: a folder, a file, or a name on the hub.
@@ -21,7 +21,7 @@ def named_distilled(name: str) -> str | None:
 
 
 def warn_if_distilled(name: str, reason: str | None) -> None:
-    """Logs what the bound of a distilled model is not.
+    """Warns that the bound of a distilled model is no likelihood of data.
 
     Args:
         reason: why it is taken to be distilled; None if it is not.

@@ -1,4 +1,4 @@
-"""Which class stands for which family of models, and loading one by name."""
+"""The families of models, and loading a model by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToIm
             `config`, a folder or hub name with the settings of a file's networks.
 
     Raises:
-        ValueError: it is none of these, or of no supported family.
+        ValueError: it cannot be loaded, or its family is not supported.
     """
     name = tiny_sd() if name is None else name
     load = _load_file if Path(name).is_file() else _load_folder
@@ -96,7 +96,7 @@ def frozen(pipeline: Any) -> FrozenTextToImage:
     """A diffusers pipeline that is loaded already, as a frozen model.
 
     Raises:
-        ValueError: it is of no supported family.
+        ValueError: its family is not supported.
     """
     kind = type(pipeline).__name__
     check_supported("pipeline", kind)

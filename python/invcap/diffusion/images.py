@@ -1,4 +1,4 @@
-"""Images as a frozen model's latents."""
+"""Encodes images into a frozen model's latents."""
 
 from __future__ import annotations
 

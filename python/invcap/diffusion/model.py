@@ -1,4 +1,4 @@
-"""What algorithms may ask of a frozen text-to-image model."""
+"""The interface of a frozen text-to-image model to the algorithms that use it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class FrozenTextToImage(ABC):
 
     @property
     def distilled(self) -> str | None:
-        """Why the model's bound is no likelihood of data; None if nothing speaks against it."""
+        """Why the model's bound is no likelihood of data; None if it is one."""
         if self.denoiser.config.get("time_cond_proj_dim") is not None:
             return "its guidance is an input"
         return named_distilled(self.name)
@@ -175,7 +175,7 @@ class FrozenTextToImage(ABC):
 
     @cached_property
     def neutral(self) -> Conditioning:
-        """A prompt that says nothing."""
+        """A prompt without content."""
         return self.encode_prompts([NEUTRAL])
 
     @cached_property
@@ -185,7 +185,7 @@ class FrozenTextToImage(ABC):
 
     @cached_property
     def signature(self) -> list[float]:
-        """What files for this model record of its denoiser; see `invcap.hashing.signature`."""
+        """Norms of the denoiser's weights, recorded in files; see `invcap.hashing.signature`."""
         return signature(self.denoiser)
 
     @property
@@ -200,7 +200,7 @@ class FrozenTextToImage(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the denoiser's weights."""
+        """Dtype of the denoiser's weights."""
         return self.denoiser.dtype
 
     def to(self, *where: Any) -> FrozenTextToImage:

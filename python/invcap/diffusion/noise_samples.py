@@ -77,7 +77,7 @@ def draw_samples(
         shape: of a latent, (C, h, w).
         timestep_range: first step and the one after the last; by default all. The pairs then
             stand for the sum over those.
-        density: (T,), what steps are drawn in proportion to. By default half is uniform, which
+        density: (T,), to which sampling of steps is proportional. By default half is uniform, which
             finds what prompts differ in, and half the bound's own, about 1 / t, which finds most
             of the bound itself.
     """

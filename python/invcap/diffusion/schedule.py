@@ -39,12 +39,12 @@ class Schedule(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many steps there are."""
+        """Number of steps."""
 
     @property
     @abstractmethod
     def identity(self) -> tuple[str, Tensor]:
-        """What tells it from other schedules."""
+        """Tensors and settings in which schedules differ."""
 
     @abstractmethod
     def weights(self, weighting: Weighting = "elbo") -> Tensor:
@@ -52,7 +52,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def density(self, weighting: Weighting = "elbo") -> Tensor:
-        """What steps are drawn in proportion to, so that weighted errors vary little, (T,)."""
+        """Sampling density of steps that gives weighted errors little variance, (T,)."""
 
     @abstractmethod
     def place(self, steps: Tensor, fraction: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def constant(self, latents: Tensor) -> Tensor:
-        """What the bound has beside its weighted errors, for each picture.
+        """Terms of the bound that do not depend on the prompt, for each image.
 
         Args:
             latents: x_0, (P, ...).
@@ -75,14 +75,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def scales(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """What x_0 and the noise are multiplied by at steps (N,): (N,) float64 each."""
+        """Factors of x_0 and of the noise at steps (N,): (N,) float64 each."""
 
     @abstractmethod
     def noise_of(self, predicted: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
-        """The noise that the network's output means."""
+        """The noise that corresponds to the network's output."""
 
     def drawn_weights(self, weighting: Weighting = "elbo") -> Tensor:
-        """What is left to weight errors by where steps are drawn by `density`, (T,) float32."""
+        """Weights of errors divided by `density`, for steps drawn by it, (T,) float32."""
         return (self.weights(weighting) / self.density(weighting)).float()
 
     def noisy(self, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What text encoders read: words, their number, and vectors in place of tokens."""
+"""Inputs of text encoders: words, their number, and vectors in place of tokens."""
 
 from __future__ import annotations
 
