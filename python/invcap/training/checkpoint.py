@@ -17,7 +17,7 @@ from invcap.hashing import check_identity
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         step: optimizer steps done.

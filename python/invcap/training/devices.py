@@ -1,4 +1,4 @@
-"""Where training and inversions run: device, precision, processes, and where losses are logged."""
+"""Device, precision and processes of training and inversions, and where losses are logged."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def resolve_device(name: str = "auto") -> torch.device:
     """The device that a name stands for: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: {torch.cuda.device_count()} CUDA devices are there")
+    devices = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= devices:
+        raise ValueError(f"device {name!r}: this machine has {devices} CUDA devices")
     return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
@@ -40,7 +41,7 @@ def start_processes(
     report_to: str = "none",
     output: Path | None = None,
 ) -> Accelerator:
-    """Joins the processes that `torchrun` or `accelerate launch` started; without them, is one.
+    """Joins the processes that `torchrun` or `accelerate launch` started, or runs alone.
 
     Args:
         device: see `resolve_device`; among several processes, each takes its own CUDA device.
@@ -49,7 +50,7 @@ def start_processes(
         output: folder of the logs.
 
     Raises:
-        ValueError: an argument is none of these, or cannot be had here.
+        ValueError: an argument is unknown, or not available on this machine.
     """
     where = resolve_device(device)
     if precision not in PRECISIONS:

@@ -1,4 +1,4 @@
-"""The smallest task that shows what training does to a network's inverse: a rotation of rows."""
+"""A small task that shows what training does to a network's inverse: a rotation of rows."""
 
 from __future__ import annotations
 

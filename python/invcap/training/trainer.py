@@ -69,7 +69,7 @@ class TrainerSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same when a run resumes."""
+        """Settings that must not change when a run resumes."""
         free = ("gradient_accumulation", "checkpoint_every", "name")
         return {name: value for name, value in asdict(self).items() if name not in free}
 
@@ -276,7 +276,7 @@ def _record(
     accelerator: Accelerator,
     bar: tqdm,
 ) -> None:
-    """Takes the losses of the last steps from the device, into history, progress bar and logs."""
+    """Moves the losses of the last steps from the device to history, progress bar and logs."""
     names = list(losses[0])
     values = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in losses])
     rows = accelerator.reduce(values, "sum").tolist()
