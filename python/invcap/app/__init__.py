@@ -1,1 +1,1 @@
-"""The web page: pictures to words, words to pictures, scores and inversions as they go."""
+"""The web page: captions, drawings, scores, and inversions with live progress."""

@@ -1,4 +1,4 @@
-"""An inversion as a job: what the page sees of it while it runs, and what it leaves."""
+"""An inversion as a job: its live progress on the page, and its files."""
 
 from __future__ import annotations
 

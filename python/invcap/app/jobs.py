@@ -1,4 +1,4 @@
-"""One job at a time on a device, in a thread of its own, which ends when nobody waits for it."""
+"""Runs one job at a time on a device, in a thread; a job that nobody waits for ends."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Job:
     Attributes:
         folder: for files that are there until the result was given.
         session: of the browser that waits for it.
-        stopping: set when it shall end early and keep what it has.
-        cancelled: set when it shall end and nothing is kept.
+        stopping: set to end early and keep the best so far.
+        cancelled: set to end and keep nothing.
         evaluations: calls of the watched networks so far.
         started: when it began to run, by `time.perf_counter`.
-        step: how far the work says it is.
-        seen: what it shows of itself meanwhile, until that was taken.
+        step: progress, as the work reports it.
+        seen: intermediate results, until they are taken.
     """
 
     def __init__(self, folder: Path, session: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What the page's tabs work with."""
+"""The models behind the page's tabs."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def serve(
     Args:
         captioner, model, device: see `load_models`.
         host, port: where; 127.0.0.1 is this machine alone.
-        auth: name and password that the page asks for.
+        auth: user name and password that the page asks for.
 
     Raises:
         ValueError: something cannot be loaded.

@@ -98,7 +98,7 @@ def source_options(
 
 
 def configuration(context: typer.Context) -> dict[str, Any]:
-    """The options that a command was given or took by default, as its `--config` reads them."""
+    """A command's options, given or by default, in the form that `--config` reads."""
     elsewhere = ("config", "output", "resume", "overwrite", "as_json")
     found = {}
     for option in context.command.params:

@@ -15,7 +15,7 @@ def print_result(text: str, result: Iterable[Any], as_json: bool) -> None:
 
 
 def print_metrics(metrics: dict[str, Any], as_json: bool) -> None:
-    """Prints what a captioner was measured to do."""
+    """Prints the metrics of a captioner."""
     caption, generation = metrics["caption"], metrics["generation"]
     text = (
         f"caption:    MSE {caption['mse']:.4f}, R@1 {caption['r_at_1']:.3f}, "

@@ -29,7 +29,7 @@ def serve(
         typer.Option(envvar="INVCAP_AUTH", metavar="USER:PASSWORD", help="What the page asks for."),
     ] = None,
 ) -> None:
-    """Serves a web page: pictures to words, words to pictures, scores, inversions as they go."""
+    """Serves a web page: captions, drawings, scores, and inversions with live progress."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs Gradio: pip install 'invcap[app]'")
     user, colon, password = (auth or "").partition(":")

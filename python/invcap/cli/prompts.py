@@ -144,7 +144,7 @@ def invert(
     from invcap.training.devices import start_processes
 
     if token_vectors and pooled:
-        raise ValueError("--pooled cannot be used with --token-vectors, from which it follows")
+        raise ValueError("--pooled cannot be used with --token-vectors, which determine it")
     processes = start_processes(device)
     _check_offload(offload, processes.device)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
@@ -190,7 +190,7 @@ def invert(
 
 def _check_offload(offload: bool, device: Any) -> None:
     if offload and device.type == "cpu":
-        raise ValueError("--offload needs a device to take networks off, got cpu")
+        raise ValueError("--offload needs a CUDA device, got cpu")
 
 
 def _place(pipeline: Any, device: Any, offload: bool) -> Any:
