@@ -266,7 +266,7 @@ class InvertibleCaptioner(ModelHubMixin):
         return encoder.decode(self.latent_scaler.inverse(x))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes safetensors and JSON, and the picture of the card."""
+        """Writes safetensors and JSON, and the image of the card."""
         folder = save_directory
         self.image_encoder.save(folder / IMAGE_ENCODER)
         write_json(folder / "captions.json", self.candidates)

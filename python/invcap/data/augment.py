@@ -1,4 +1,4 @@
-"""Slightly moved, turned, scaled and tinted copies of pictures, which keep their captions."""
+"""Slightly moved, turned, scaled and tinted copies of images, which keep their captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TINT = 0.08  # of the range of a channel
 
 
 def augmented(pixels: np.ndarray, copies: int, seed: int) -> np.ndarray:
-    """Returns pictures, (N, H, W, 3) bytes, each before its variants: (N, 1 + copies, H, W, 3).
+    """Returns images, (N, H, W, 3) bytes, each before its variants: (N, 1 + copies, H, W, 3).
 
     Images are never mirrored: "left" in a caption and letters would become wrong. Pixels from
     outside an image repeat its border.

@@ -1,4 +1,4 @@
-"""Real captioned pictures on any Debian machine: its colour emoji and their English names."""
+"""Real captioned images on any Debian machine: its colour emoji and their English names."""
 
 from __future__ import annotations
 

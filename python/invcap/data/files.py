@@ -1,4 +1,4 @@
-"""Captioned pictures on disk: which format a folder or file is in."""
+"""Captioned images on disk: which format a folder or file is in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Format:
         in_folder: where a folder has it, as shell patterns.
         read: gives its rows.
         beside: whether its names are relative to the folder that it lies in; if not, the folder
-            with the pictures is searched for.
+            with the images is searched for.
     """
 
     file: str
@@ -33,7 +33,7 @@ class Format:
     beside: bool
 
 
-# In this order; a folder with none of them is then tried as one with text files beside pictures.
+# In this order; a folder with none of them is then tried as one with text files beside images.
 FORMATS = (
     Format("*.jsonl", ("metadata.jsonl",), read_metadata_jsonl, beside=True),
     Format("results.csv", ("results.csv", "*/results.csv"), read_results_csv, beside=False),
@@ -54,13 +54,13 @@ def load_files(source: Path, pictures: Path | None = None) -> Examples | None:
     """Reads a folder or an annotation file; None if it is in no format that is understood.
 
     Args:
-        source: a folder with an annotation file or with text files beside its pictures, or the
+        source: a folder with an annotation file or with text files beside its images, or the
             annotation file itself.
-        pictures: the folder with the pictures, where it is not beside the annotations.
+        pictures: the folder with the images, where it is not beside the annotations.
 
     Raises:
         ValueError: a folder has two annotation files of one kind, an annotation file is not what
-            its name says, or its pictures are not found.
+            its name says, or its images are not found.
     """
     if pictures is not None and not pictures.is_dir():
         raise ValueError(f"pictures: expected a folder, got {pictures}")

@@ -1,4 +1,4 @@
-"""Opening picture files: formats, transparency, orientation, and where they may lie."""
+"""Opening image files: formats, transparency, orientation, and where they may lie."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ImageSource = Image.Image | str | Path
 
 
 def images_in(folder: Path) -> Iterator[Path]:
-    """The files in `folder` and below whose names say that they are pictures."""
+    """The files in `folder` and below whose names say that they are images."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
@@ -35,7 +35,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def pad_to_square(picture: Image.Image, margin: int = 0) -> Image.Image:
-    """An RGB picture in the middle of a white square, `margin` pixels wider on each side."""
+    """An RGB image in the middle of a white square, `margin` pixels wider on each side."""
     side = max(picture.size) + 2 * margin
     square = Image.new("RGB", (side, side), "white")
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
@@ -43,7 +43,7 @@ def pad_to_square(picture: Image.Image, margin: int = 0) -> Image.Image:
 
 
 def trim(picture: Image.Image) -> Image.Image | None:
-    """What an RGB picture shows, without its white margins; None if it shows nothing."""
+    """What an RGB image shows, without its white margins; None if it shows nothing."""
     red, green, blue = picture.split()
     darkest = ImageChops.darker(ImageChops.darker(red, green), blue)
     box = darkest.point(lambda value: 255 * (value < ALMOST_WHITE)).getbbox()

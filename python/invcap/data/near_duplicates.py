@@ -1,4 +1,4 @@
-"""Finds pictures that are nearly the same, by difference hashes, and groups them."""
+"""Finds images that are nearly the same, by difference hashes, and groups them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 512
 def difference_hash(picture: Image.Image) -> np.ndarray:
     """Where an 8 x 8 grid grows brighter rightwards, and where downwards: 16 bytes.
 
-    Margins should be cut off (`trim`): in them all pictures are alike. After "dHash" (N. Krawetz,
+    Margins should be cut off (`trim`): in them all images are alike. After "dHash" (N. Krawetz,
     "Kind of Like That", 2013), here in both directions.
     """
     grey = np.asarray(picture.convert("L").resize((HASH_SIDE + 1,) * 2, Image.Resampling.BOX))
@@ -28,7 +28,7 @@ def difference_hash(picture: Image.Image) -> np.ndarray:
 
 
 def colours(picture: Image.Image) -> np.ndarray:
-    """The picture at 8 x 8 pixels: 192 bytes."""
+    """The image at 8 x 8 pixels: 192 bytes."""
     small = picture.convert("RGB").resize((COLOUR_SIDE,) * 2, Image.Resampling.BOX)
     return np.asarray(small).ravel()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """What was written: a folder, how many pictures, in how many groups."""
+    """What was written: a folder, how many images, in how many groups."""
 
     folder: Path
     pictures: int
@@ -21,7 +21,7 @@ class FolderSummary:
 
 @dataclass(frozen=True)
 class Captioned:
-    """One line of `metadata.jsonl`: a picture's file, its captions (the first is its text), group.
+    """One line of `metadata.jsonl`: an image's file, its captions (the first is its text), group.
 
     `file_name` is relative to the folder.
     """

@@ -1,4 +1,4 @@
-"""The pictures in Noto Color Emoji: bitmaps out of its CBDT table."""
+"""The images in Noto Color Emoji: bitmaps out of its CBDT table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real captioned pictures from Debian: the drawings of the Open Clip Art Library."""
+"""Real captioned images from Debian: the drawings of the Open Clip Art Library."""
 
 from __future__ import annotations
 

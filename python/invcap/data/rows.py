@@ -1,4 +1,4 @@
-"""From the rows of an annotation file to examples whose pictures lie in a folder."""
+"""From the rows of an annotation file to examples whose images lie in a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invcap.hashing import digest
 
 @dataclass(frozen=True)
 class Row:
-    """What an annotation file says of one picture; several rows may name the same one."""
+    """What an annotation file says of one image; several rows may name the same one."""
 
     name: str
     captions: tuple[str, ...]
@@ -45,9 +45,9 @@ def usable_captions(name: str, captions: Iterable[Any]) -> tuple[tuple[str, ...]
 
 
 def examples_in_folder(rows: Iterable[Row | Skipped], folder: Path) -> Examples:
-    """Joins the rows of each picture and looks for its file in `folder`.
+    """Joins the rows of each image and looks for its file in `folder`.
 
-    Captions of one picture may be spread over rows. A picture with no usable caption or no file
+    Captions of one image may be spread over rows. An image with no usable caption or no file
     inside the folder is skipped.
     """
     skipped: list[Skipped] = []
@@ -86,7 +86,7 @@ def examples_in_folder(rows: Iterable[Row | Skipped], folder: Path) -> Examples:
 
 
 def find_images(annotations: Path, names: Collection[str]) -> Path:
-    """The folder with most of the named pictures.
+    """The folder with most of the named images.
 
     Looked at are the folder of the annotation file and its sub-folders (Flickr30k), then, if none
     of them has any, the folders beside that folder (COCO: `annotations/` beside `val2017/`).

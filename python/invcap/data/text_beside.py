@@ -1,4 +1,4 @@
-"""A folder with one text file beside each picture: `dog.jpg` and `dog.txt`."""
+"""A folder with one text file beside each image: `dog.jpg` and `dog.txt`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from invcap.data.rows import Row
 
 
 def has_text_beside(folder: Path) -> bool:
-    """Whether any picture in `folder` or below has its text file."""
+    """Whether any image in `folder` or below has its text file."""
     return any(path.with_suffix(".txt").is_file() for path in images_in(folder))
 
 
 def read_text_beside(folder: Path) -> Iterator[Row | Skipped]:
-    """Every picture in `folder` and below; its text file holds one caption a line."""
+    """Every image in `folder` and below; its text file holds one caption a line."""
     root = folder.resolve()
     used: set[Path] = set()
     for path in sorted(images_in(folder)):
