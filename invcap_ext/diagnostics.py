@@ -19,9 +19,9 @@ class LayerRoundTrip:
     Attributes:
         forward_error: max |f(f^-1(y)) - y| over the layer's outputs y.
         inverse_error: max |f^-1(f(x)) - x| over the layer's inputs x.
-        condition_number: |L U| |(L U)^-1| in spectral norms, estimated from below by power
-            iteration.
-        amplification: bound on |dx| / |dy| of the inverse, |(L U)^-1| / min(s, 1).
+        condition_number: |L U D| |(L U D)^-1| in spectral norms, estimated from below by power
+            iteration; D is the layer's scale, or the identity.
+        amplification: bound on |dx| / |dy| of the inverse, |(L U D)^-1| / min(s, 1).
     """
 
     forward_error: float
@@ -68,8 +68,15 @@ def _errors(module: InvertibleLinear | InvertibleNetwork, x: Tensor) -> tuple[fl
 
 
 def _layer_round_trip(layer: InvertibleLinear, x: Tensor) -> LayerRoundTrip:
-    norm = _spectral_norm(layer, lu_leaky)
-    inverse_norm = _spectral_norm(layer, lu_leaky_inverse)
+    lu = layer.lu.double()
+
+    def linear(row: Tensor) -> Tensor:
+        return lu_leaky(layer.scaled(row), lu, None, layer.diagonal, 1.0)
+
+    def linear_inverse(row: Tensor) -> Tensor:
+        return layer.unscaled(lu_leaky_inverse(row, lu, None, layer.diagonal, 1.0))
+
+    norm, inverse_norm = _spectral_norm(linear, lu), _spectral_norm(linear_inverse, lu)
     return LayerRoundTrip(
         *_errors(layer, x),
         condition_number=norm * inverse_norm,
@@ -81,13 +88,12 @@ def _max_abs(difference: Tensor) -> float:
     return difference.abs().max().item() if difference.numel() else 0.0
 
 
-def _spectral_norm(layer: InvertibleLinear, operator: Callable[..., Tensor]) -> float:
-    """|W| of the linear map x -> operator(x), by power iteration on W^T W, in float64."""
-    lu = layer.lu.double()
-    row = torch.ones(1, layer.features, dtype=lu.dtype, device=lu.device)
+def _spectral_norm(linear: Callable[[Tensor], Tensor], lu: Tensor) -> float:
+    """|W| of the map x -> W x of rows (..., n), by power iteration on W^T W, in float64."""
+    row = torch.ones(1, len(lu), dtype=lu.dtype, device=lu.device)
     with torch.enable_grad():
         for _ in range(POWER_ITERATIONS):
             row = (row / row.norm()).detach().requires_grad_()
-            result = operator(row, lu, None, layer.diagonal, 1.0)
+            result = linear(row)
             (row,) = torch.autograd.grad(result, row, result.detach())
     return row.norm().sqrt().item()

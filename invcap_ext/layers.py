@@ -12,9 +12,10 @@ from invcap_ext.functional import lu_leaky, lu_leaky_inverse
 
 
 class InvertibleLinear(nn.Module):
-    """y = leaky_relu(L U x + b), with L and U triangular and a constant on both diagonals.
+    """y = leaky_relu(L U D x + b), with L and U triangular and a constant on both diagonals.
 
-    log|det dy/dx| = 2 n log|c| + (number of z < 0) log s, per row.
+    D is the identity, or with `scale` a learned positive diagonal. With z = L U D x + b,
+    log|det dy/dx| = 2 n log|c| + log det D + (number of z < 0) log s, per row.
 
     Args:
         features: n, the size of a row in both directions.
@@ -22,8 +23,10 @@ class InvertibleLinear(nn.Module):
         diagonal: the constant c, finite and not zero; it is not trained, the n(n - 1) numbers of
             `lu` off its diagonal are.
         negative_slope: s > 0 of the leaky ReLU; 1 for no activation.
+        scale: whether to learn D = exp(log_scale), which starts as the identity. It acts on x,
+            before the triangles, so that the kernels run as without it.
 
-    Shapes: x, y (..., n); lu (n, n), the strict triangles of L and U; bias (n,).
+    Shapes: x, y (..., n); lu (n, n), the strict triangles of L and U; bias and log_scale (n,).
 
     Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1.
     """
@@ -36,6 +39,7 @@ class InvertibleLinear(nn.Module):
         negative_slope: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         check_positive("features", features)
@@ -48,29 +52,66 @@ class InvertibleLinear(nn.Module):
         self.bias = (
             nn.Parameter(torch.empty(features, device=device, dtype=dtype)) if bias else None
         )
+        self.log_scale = (
+            nn.Parameter(torch.empty(features, device=device, dtype=dtype)) if scale else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws `lu` uniformly from +-|c| / n, so that |L^-1|, |U^-1| < e / |c|; b is zero."""
+        """Draws `lu` uniformly from +-|c| / n, so that |L^-1|, |U^-1| < e / |c|; b = 0, D = 1."""
         bound = abs(self.diagonal) / self.features
         with torch.no_grad():
             self.lu.uniform_(-bound, bound).fill_diagonal_(0)
             if self.bias is not None:
                 self.bias.zero_()
+            if self.log_scale is not None:
+                self.log_scale.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x to y, both (..., n)."""
+        x = self.scaled(x)
         return lu_leaky(x, self.lu, self.bias, self.diagonal, self.negative_slope)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n)."""
-        return lu_leaky_inverse(y, self.lu, self.bias, self.diagonal, self.negative_slope)
+        x = lu_leaky_inverse(y, self.lu, self.bias, self.diagonal, self.negative_slope)
+        return self.unscaled(x)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns log|det dy/dx| of each row, (...,), for y = forward(x)."""
-        negative = (y < 0).sum(-1).to(torch.promote_types(y.dtype, torch.float32))
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, bandwidth: float = 0.0) -> Tensor:
+        """Returns log|det dy/dx| of each row, (...,), for y = forward(x).
+
+        Its gradient is zero where it exists, since the number of z < 0 jumps. But the expectation
+        over rows is smooth, and its gradient is what density estimation needs: with a `bandwidth`
+        h > 0, in units of z, gradients (not the value) are those of sum sigmoid(-z / h) log s,
+        a kernel estimate of it.
+        """
+        wide = torch.promote_types(y.dtype, torch.float32)
+        negative = (y < 0).sum(-1).to(wide)
+        if bandwidth > 0 and torch.is_grad_enabled():
+            z = torch.where(y < 0, y / self.negative_slope, y)
+            smooth = torch.sigmoid(-z.to(wide) / bandwidth).sum(-1)
+            negative = negative + (smooth - smooth.detach())
         volume = 2 * self.features * math.log(abs(self.diagonal))
-        return volume + negative * math.log(self.negative_slope)
+        log_det = volume + negative * math.log(self.negative_slope)
+        return log_det if self.log_scale is None else log_det + self.log_scale.to(wide).sum()
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Returns D x, of which the kernels compute y."""
+        return x if self.log_scale is None else x * self.log_scale.exp()
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """Returns D^-1 x, the inverse of `scaled`."""
+        return x if self.log_scale is None else x * (-self.log_scale).exp()
+
+    def forward_and_logdet(self, x: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dx| (...,); `bandwidth` as above."""
+        y = self(x)
+        return y, self.log_abs_det_jacobian(x, y, bandwidth)
+
+    def inverse_and_logdet(self, y: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Returns x (..., n) with y = forward(x), and log|det dx/dy| (...,)."""
+        x = self.inverse(y)
+        return x, -self.log_abs_det_jacobian(x, y, bandwidth)
 
     @property
     def lower(self) -> Tensor:
@@ -113,6 +154,9 @@ class InvertibleNetwork(nn.Module):
             numbers per row for the whole network; backward recovers the inputs of the layers by
             running them in the opposite direction, which costs one more pass and loses the accuracy
             of that pass: `round_trip` measures it.
+        scale: whether to learn one positive number for each feature, in the first layer. Scales of
+            further layers would add nothing: a positive diagonal goes through a leaky ReLU
+            unchanged, and through a triangle by scaling its entries, D L = (D L D^-1) D.
     """
 
     def __init__(
@@ -124,6 +168,7 @@ class InvertibleNetwork(nn.Module):
         activations: Literal["store", "recompute"] = "store",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        scale: bool = False,
     ) -> None:
         super().__init__()
         check_positive("depth", depth)
@@ -135,15 +180,20 @@ class InvertibleNetwork(nn.Module):
         slopes = [negative_slope] * (depth - 1) + [1.0]
         self.layers: Sequence[InvertibleLinear] = nn.ModuleList(  # type: ignore[assignment]
             InvertibleLinear(
-                features, diagonal=diagonal, negative_slope=slope, device=device, dtype=dtype
+                features,
+                diagonal=diagonal,
+                negative_slope=slope,
+                device=device,
+                dtype=dtype,
+                scale=scale and index == 0,
             )
-            for slope in slopes
+            for index, slope in enumerate(slopes)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x to y, both (..., n)."""
         if self._runs_at_once():
-            return self._run_at_once(x, inverse=False)
+            return self._run_at_once(self.layers[0].scaled(x), inverse=False)
         for layer in self.layers:
             x = layer(x)
         return x
@@ -151,19 +201,33 @@ class InvertibleNetwork(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n)."""
         if self._runs_at_once():
-            return self._run_at_once(y, inverse=True)
+            return self.layers[0].unscaled(self._run_at_once(y, inverse=True))
         for layer in reversed(self.layers):
             y = layer.inverse(y)
         return y
 
-    def log_abs_det_jacobian(self, x: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, x: Tensor, bandwidth: float = 0.0) -> Tensor:
         """Returns log|det df/dx| of each row of x, (...,), at the cost of a forward pass."""
+        return self.forward_and_logdet(x, bandwidth)[1]
+
+    def forward_and_logdet(self, x: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dx| (...,), in one pass, layer by layer.
+
+        `bandwidth` is that of `InvertibleLinear.log_abs_det_jacobian`.
+        """
         parts = []
         for layer in self.layers:
-            y = layer(x)
-            parts.append(layer.log_abs_det_jacobian(x, y))
-            x = y
-        return torch.stack(parts).sum(0)
+            x, part = layer.forward_and_logdet(x, bandwidth)
+            parts.append(part)
+        return x, torch.stack(parts).sum(0)
+
+    def inverse_and_logdet(self, y: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Returns x (..., n) and log|det dx/dy| (...,), in one pass, layer by layer."""
+        parts = []
+        for layer in reversed(self.layers):
+            y, part = layer.inverse_and_logdet(y, bandwidth)
+            parts.append(part)
+        return y, torch.stack(parts).sum(0)
 
     def _runs_at_once(self) -> bool:
         return self.activations == "recompute" or not torch.is_grad_enabled()
