@@ -25,6 +25,10 @@ class InvertibleLinear(nn.Module):
         negative_slope: s > 0 of the leaky ReLU; 1 for no activation.
         scale: whether to learn D = exp(log_scale), which starts as the identity. It acts on x,
             before the triangles, so that the kernels run as without it.
+        bandwidth: h >= 0, in units of z, of the log-determinant's gradient. The number of z < 0
+            jumps, so that its gradient is zero where it exists. Its expectation over rows is
+            smooth; gradients (not values) of the sum of sigmoid(-z / h) estimate how that changes.
+            Maximum likelihood needs them; 0 leaves them out.
 
     Shapes: x, y (..., n); lu (n, n), the strict triangles of L and U; bias and log_scale (n,).
 
@@ -40,14 +44,18 @@ class InvertibleLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         scale: bool = False,
+        bandwidth: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive("features", features)
         check_floating(dtype)
         check_settings(diagonal, negative_slope)
+        if not 0 <= bandwidth < math.inf:
+            raise ValueError(f"bandwidth must be finite and not negative, got {bandwidth!r}")
         self.features = features
         self.diagonal = diagonal
         self.negative_slope = negative_slope
+        self.bandwidth = bandwidth
         self.lu = nn.Parameter(torch.empty(features, features, device=device, dtype=dtype))
         self.bias = (
             nn.Parameter(torch.empty(features, device=device, dtype=dtype)) if bias else None
@@ -77,19 +85,16 @@ class InvertibleLinear(nn.Module):
         x = lu_leaky_inverse(y, self.lu, self.bias, self.diagonal, self.negative_slope)
         return self.unscaled(x)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, bandwidth: float = 0.0) -> Tensor:
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx| of each row, (...,), for y = forward(x).
 
-        Its gradient is zero where it exists, since the number of z < 0 jumps. But the expectation
-        over rows is smooth, and its gradient is what density estimation needs: with a `bandwidth`
-        h > 0, in units of z, gradients (not the value) are those of sum sigmoid(-z / h) log s,
-        a kernel estimate of it.
+        Its gradient needs a `bandwidth` if it is to say where the kinks should be.
         """
         wide = torch.promote_types(y.dtype, torch.float32)
         negative = (y < 0).sum(-1).to(wide)
-        if bandwidth > 0 and torch.is_grad_enabled():
+        if self.bandwidth > 0 and torch.is_grad_enabled():
             z = torch.where(y < 0, y / self.negative_slope, y)
-            smooth = torch.sigmoid(-z.to(wide) / bandwidth).sum(-1)
+            smooth = torch.sigmoid(-z.to(wide) / self.bandwidth).sum(-1)
             negative = negative + (smooth - smooth.detach())
         volume = 2 * self.features * math.log(abs(self.diagonal))
         log_det = volume + negative * math.log(self.negative_slope)
@@ -103,15 +108,15 @@ class InvertibleLinear(nn.Module):
         """Returns D^-1 x, the inverse of `scaled`."""
         return x if self.log_scale is None else x * (-self.log_scale).exp()
 
-    def forward_and_logdet(self, x: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Returns y (..., n) and log|det dy/dx| (...,); `bandwidth` as above."""
+    def forward_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dx| (...,), in one pass."""
         y = self(x)
-        return y, self.log_abs_det_jacobian(x, y, bandwidth)
+        return y, self.log_abs_det_jacobian(x, y)
 
-    def inverse_and_logdet(self, y: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Returns x (..., n) with y = forward(x), and log|det dx/dy| (...,)."""
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns x (..., n) with y = forward(x), and log|det dx/dy| (...,), in one pass."""
         x = self.inverse(y)
-        return x, -self.log_abs_det_jacobian(x, y, bandwidth)
+        return x, -self.log_abs_det_jacobian(x, y)
 
     @property
     def lower(self) -> Tensor:
@@ -157,6 +162,7 @@ class InvertibleNetwork(nn.Module):
         scale: whether to learn one positive number for each feature, in the first layer. Scales of
             further layers would add nothing: a positive diagonal goes through a leaky ReLU
             unchanged, and through a triangle by scaling its entries, D L = (D L D^-1) D.
+        bandwidth: that of the layers, for gradients of log-determinants.
     """
 
     def __init__(
@@ -169,6 +175,7 @@ class InvertibleNetwork(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         scale: bool = False,
+        bandwidth: float = 0.0,
     ) -> None:
         super().__init__()
         check_positive("depth", depth)
@@ -186,6 +193,7 @@ class InvertibleNetwork(nn.Module):
                 device=device,
                 dtype=dtype,
                 scale=scale and index == 0,
+                bandwidth=bandwidth,
             )
             for index, slope in enumerate(slopes)
         )
@@ -206,26 +214,23 @@ class InvertibleNetwork(nn.Module):
             y = layer.inverse(y)
         return y
 
-    def log_abs_det_jacobian(self, x: Tensor, bandwidth: float = 0.0) -> Tensor:
+    def log_abs_det_jacobian(self, x: Tensor) -> Tensor:
         """Returns log|det df/dx| of each row of x, (...,), at the cost of a forward pass."""
-        return self.forward_and_logdet(x, bandwidth)[1]
+        return self.forward_and_logdet(x)[1]
 
-    def forward_and_logdet(self, x: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Returns y (..., n) and log|det dy/dx| (...,), in one pass, layer by layer.
-
-        `bandwidth` is that of `InvertibleLinear.log_abs_det_jacobian`.
-        """
+    def forward_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dx| (...,), in one pass, layer by layer."""
         parts = []
         for layer in self.layers:
-            x, part = layer.forward_and_logdet(x, bandwidth)
+            x, part = layer.forward_and_logdet(x)
             parts.append(part)
         return x, torch.stack(parts).sum(0)
 
-    def inverse_and_logdet(self, y: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns x (..., n) and log|det dx/dy| (...,), in one pass, layer by layer."""
         parts = []
         for layer in reversed(self.layers):
-            y, part = layer.inverse_and_logdet(y, bandwidth)
+            y, part = layer.inverse_and_logdet(y)
             parts.append(part)
         return y, torch.stack(parts).sum(0)
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from invcap_ext.layers import InvertibleNetwork, check_positive
+from invcap_ext.flow import InvertibleSequential, flow_network
+from invcap_ext.layers import check_positive
 from invcap_ext.transforms import InvertibleTransform
 
 try:
@@ -24,57 +26,55 @@ MOST_SCALE = 100.0
 class ConditionedNetwork:
     """A network whose layer k takes exp(log_scales[k]) x + shifts[k] in place of x.
 
-    In `forward_and_logdet` and `inverse_and_logdet`, as in `InvertibleNetwork`.
-
-    Shapes: log_scales, shifts: depth tensors (..., n) that broadcast with rows.
+    Shapes: log_scales, shifts: a tensor (..., n) for each layer; they broadcast with rows.
     """
 
-    network: InvertibleNetwork
+    network: InvertibleSequential
     log_scales: Sequence[Tensor]
     shifts: Sequence[Tensor]
 
     def __call__(self, x: Tensor) -> Tensor:
-        for layer, log_scale, shift in self._steps():
+        for layer, log_scale, shift in self._layers():
             x = layer(x * log_scale.exp() + shift)
         return x
 
     def inverse(self, y: Tensor) -> Tensor:
-        for layer, log_scale, shift in reversed(self._steps()):
+        for layer, log_scale, shift in reversed(self._layers()):
             y = (layer.inverse(y) - shift) * (-log_scale).exp()
         return y
 
-    def forward_and_logdet(self, x: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+    def forward_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
-        for layer, log_scale, shift in self._steps():
-            x, part = layer.forward_and_logdet(x * log_scale.exp() + shift, bandwidth)
+        for layer, log_scale, shift in self._layers():
+            x, part = layer.forward_and_logdet(x * log_scale.exp() + shift)
             parts.append(part + log_scale.sum(-1))
         return x, torch.stack(parts).sum(0)
 
-    def inverse_and_logdet(self, y: Tensor, bandwidth: float = 0.0) -> tuple[Tensor, Tensor]:
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
         parts = []
-        for layer, log_scale, shift in reversed(self._steps()):
-            y, part = layer.inverse_and_logdet(y, bandwidth)
+        for layer, log_scale, shift in reversed(self._layers()):
+            y, part = layer.inverse_and_logdet(y)
             y = (y - shift) * (-log_scale).exp()
             parts.append(part - log_scale.sum(-1))
         return y, torch.stack(parts).sum(0)
 
-    def _steps(self) -> list[tuple]:
-        return list(zip(self.network.layers, self.log_scales, self.shifts, strict=True))
+    def _layers(self) -> list[tuple[Any, Tensor, Tensor]]:
+        return list(zip(self.network, self.log_scales, self.shifts, strict=True))
 
 
 class ConditionalNetwork(LazyTransform):
-    """y = f(x | c): an `InvertibleNetwork` with biases and scales from a context c.
+    """y = f(x | c): a `flow_network` with biases and scales from a context c.
 
     A multi-layer perceptron reads c and gives each layer k a positive diagonal D_k and a shift t_k,
-    so that it computes leaky_relu(L U (D_k x + t_k) + b). The triangles are shared by all rows and
-    the kernels run as without context. Its last layer starts at zero: D_k = 1, t_k = 0.
+    so that it takes D_k x + t_k in place of x. The triangles are shared by all rows, and the
+    kernels run as without context. The perceptron's last layer starts at zero: D_k = 1, t_k = 0.
 
     Args:
         features: n, the size of a row in both directions.
         context: number of features of c.
         depth: number of invertible layers.
         hidden_features: sizes of the perceptron's hidden layers.
-        negative_slope, diagonal: those of `InvertibleNetwork`.
+        negative_slope, corner: those of `flow_network`.
 
     Shapes: x, y (..., n); c (..., context), broadcast with rows.
     """
@@ -85,12 +85,13 @@ class ConditionalNetwork(LazyTransform):
         context: int,
         depth: int,
         hidden_features: Sequence[int] = (64, 64),
-        negative_slope: float = 0.1,
-        diagonal: float = 1.0,
+        negative_slope: float = 0.5,
+        corner: float = 0.3,
     ) -> None:
         super().__init__()
         check_positive("context", context)
-        self.network = InvertibleNetwork(features, depth, negative_slope, diagonal)
+        self.features = features
+        self.network = flow_network(features, depth, negative_slope, corner)
         self.conditioner = MLP(context, depth * 2 * features, hidden_features)
         with torch.no_grad():
             for parameter in self.conditioner[-1].parameters():
@@ -100,8 +101,7 @@ class ConditionalNetwork(LazyTransform):
         """Returns the transform x -> y for a context c (..., context)."""
         if c is None:
             raise ValueError("c must be a context of shape (..., context), got None")
-        n = self.network.features
-        raw = self.conditioner(c).unflatten(-1, (-1, 2, n))
+        raw = self.conditioner(c).unflatten(-1, (-1, 2, self.features))
         log_scales, shifts = raw.movedim(-2, 0)
         log_scales = log_scales / (1 + log_scales.abs() / log(MOST_SCALE))
         return InvertibleTransform(

@@ -6,8 +6,6 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.transforms import Transform, _InverseTransform
 
-BANDWIDTH = 0.1
-
 
 class Invertible(Protocol):
     """What a transform asks of a module: `InvertibleLinear` and `InvertibleNetwork` have it."""
@@ -16,9 +14,9 @@ class Invertible(Protocol):
 
     def inverse(self, y: Tensor) -> Tensor: ...
 
-    def forward_and_logdet(self, x: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]: ...
+    def forward_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def inverse_and_logdet(self, y: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]: ...
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class InvertibleTransform(Transform):
@@ -31,28 +29,22 @@ class InvertibleTransform(Transform):
         module: an `InvertibleLinear`, an `InvertibleNetwork` or another `Invertible`.
         cache_size: 1 keeps the last x, y and log-determinant, all computed in one pass. They do
             not follow changes of the parameters.
-        bandwidth: of the log-determinant's gradient, in units of pre-activations; without it, 0,
-            maximum likelihood does not learn where the kinks should be. See
-            `InvertibleLinear.log_abs_det_jacobian`.
     """
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(
-        self, module: Invertible, cache_size: int = 0, bandwidth: float = BANDWIDTH
-    ) -> None:
+    def __init__(self, module: Invertible, cache_size: int = 0) -> None:
         super().__init__(cache_size)
         self.module = module
-        self.bandwidth = bandwidth
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def with_cache(self, cache_size: int = 1) -> "InvertibleTransform":
         """Returns a transform of the same module with this cache size."""
         if cache_size == self._cache_size:
             return self
-        return type(self)(self.module, cache_size, self.bandwidth)
+        return type(self)(self.module, cache_size)
 
     @property
     def inv(self) -> Transform:
@@ -63,13 +55,13 @@ class InvertibleTransform(Transform):
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns y (..., n) and log|det dy/dx| (...,)."""
-        return self.module.forward_and_logdet(x, self.bandwidth)
+        return self.module.forward_and_logdet(x)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx| (...,) for y = f(x); a forward pass unless they are cached."""
         if self._last is not None and x is self._last[0] and y is self._last[1]:
             return self._last[2]
-        return self.module.forward_and_logdet(x, self.bandwidth)[1]
+        return self.module.forward_and_logdet(x)[1]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.module})"
@@ -77,14 +69,14 @@ class InvertibleTransform(Transform):
     def _call(self, x: Tensor) -> Tensor:
         if not self._cache_size:
             return self.module(x)
-        y, log_det = self.module.forward_and_logdet(x, self.bandwidth)
+        y, log_det = self.module.forward_and_logdet(x)
         self._last = x, y, log_det
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
         if not self._cache_size:
             return self.module.inverse(y)
-        x, log_det = self.module.inverse_and_logdet(y, self.bandwidth)
+        x, log_det = self.module.inverse_and_logdet(y)
         self._last = x, y, -log_det
         return x
 
@@ -93,5 +85,4 @@ class _Inverse(_InverseTransform):
     """torch's inverse, with both results in one pass."""
 
     def call_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        transform = cast(InvertibleTransform, self._inv)
-        return transform.module.inverse_and_logdet(y, transform.bandwidth)
+        return cast(InvertibleTransform, self._inv).module.inverse_and_logdet(y)

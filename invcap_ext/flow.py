@@ -1,0 +1,143 @@
+"""A network for densities: triangular layers, and between them rounded leaky ReLUs that learn."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invcap_ext.layers import InvertibleLinear, check_positive
+
+
+class RoundedLeakyReLU(nn.Module):
+    """A leaky ReLU with a rounded corner, whose slope is learned for each feature.
+
+    y = p + s m, with p = (z + q) / 2, m = (z - q) / 2 and q = sqrt(z^2 + r^2); p + m = z.
+
+    dy/dz = (p - s m) / q goes from s to 1, so that log-determinants, unlike those of a leaky ReLU,
+    have gradients in z. The inverse has the same form, with 1/s and r sqrt(s).
+
+    Args:
+        features: n, the size of a row.
+        negative_slope: s > 0 at the start.
+        corner: r > 0, the size of the rounded corner, in units of z; not trained.
+
+    Shapes: z, y (..., n); log_slope (n,).
+    """
+
+    def __init__(self, features: int, negative_slope: float = 0.5, corner: float = 0.3) -> None:
+        super().__init__()
+        check_positive("features", features)
+        for name, value in (("negative_slope", negative_slope), ("corner", corner)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        self.corner = corner
+        self.log_slope = nn.Parameter(torch.full((features,), math.log(negative_slope)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps z to y, both (..., n)."""
+        return _bend(z, self.log_slope.exp(), self._corner())[0]
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Maps y to the z that `forward` maps to it, both (..., n)."""
+        return _bend(y, (-self.log_slope).exp(), self._inverse_corner())[0]
+
+    def forward_and_logdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dz| (...,), in one pass."""
+        y, derivative = _bend(z, self.log_slope.exp(), self._corner())
+        return y, derivative().log().sum(-1)
+
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns z (..., n) and log|det dz/dy| (...,), in one pass."""
+        z, derivative = _bend(y, (-self.log_slope).exp(), self._inverse_corner())
+        return z, derivative().log().sum(-1)
+
+    def _corner(self) -> Tensor:
+        return torch.full_like(self.log_slope, self.corner)
+
+    def _inverse_corner(self) -> Tensor:
+        return self.corner * (self.log_slope / 2).exp()
+
+    def extra_repr(self) -> str:
+        return f"features={len(self.log_slope)}, corner={self.corner:g}"
+
+
+def _bend(z: Tensor, slope: Tensor, corner: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """y and what computes dy/dz, from |z| and rest = (q - |z|) / 2, without cancellation."""
+    positive = z > 0
+    bent = slope * z
+    length = torch.hypot(z, corner)
+    rest = corner.square() / 2 / (torch.where(positive, z, -z) + length)
+    y = torch.where(positive, z, bent) + (1 - slope) * rest
+    return y, lambda: (torch.where(positive, z, -bent) + (1 + slope) * rest) / length
+
+
+class InvertibleSequential(nn.Sequential):
+    """Invertible modules one after another, itself with an inverse and log-determinants."""
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Maps y to the x that `forward` maps to it, both (..., n)."""
+        for module in reversed(self._steps()):
+            y = module.inverse(y)
+        return y
+
+    def forward_and_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns y (..., n) and log|det dy/dx| (...,), in one pass."""
+        parts = []
+        for module in self._steps():
+            x, part = module.forward_and_logdet(x)
+            parts.append(part)
+        return x, torch.stack(parts).sum(0)
+
+    def inverse_and_logdet(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns x (..., n) and log|det dx/dy| (...,), in one pass."""
+        parts = []
+        for module in reversed(self._steps()):
+            y, part = module.inverse_and_logdet(y)
+            parts.append(part)
+        return y, torch.stack(parts).sum(0)
+
+    def _steps(self) -> list[Any]:
+        return list(self.children())
+
+
+def flow_network(
+    features: int, depth: int, negative_slope: float = 0.5, corner: float = 0.3
+) -> InvertibleSequential:
+    """Returns layers y = rounded_leaky_relu(L U D x + b), the last one without activation.
+
+    The kernels compute L U; scales D and slopes are learned. An `InvertibleNetwork` is faster,
+    since all of it runs in one launch, but its density jumps and its slopes are fixed.
+
+    Slopes start as s, 1/s, s, ... of depth - 1 activations: bends of one kind cannot undo each
+    other, and in one dimension compose to bends of that kind alone.
+    """
+    check_positive("depth", depth)
+    slopes = [negative_slope ** (-1) ** index for index in range(depth - 1)]
+    return InvertibleSequential(
+        *(
+            InvertibleSequential(_linear(features), RoundedLeakyReLU(features, slope, corner))
+            for slope in slopes
+        ),
+        _linear(features),
+    )
+
+
+def _linear(features: int) -> InvertibleLinear:
+    return InvertibleLinear(features, negative_slope=1.0, scale=True)
+
+
+@torch.no_grad()
+def spread_kinks(network: InvertibleSequential, x: Tensor) -> None:
+    """Sets the biases of a `flow_network` so that it bends where the rows x (rows, n) lie.
+
+    Each feature of each layer gets its corner at one drawn row.
+    """
+    for layer in list(network.children())[:-1]:
+        bias = layer.get_parameter("0.bias")
+        bias.zero_()
+        z = layer.get_submodule("0")(x)
+        drawn = torch.randint(len(z), (1, len(bias)), device=z.device)
+        bias.copy_(-z.gather(0, drawn)[0])
+        x = layer(x)
