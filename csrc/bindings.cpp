@@ -15,7 +15,9 @@
 #include "cuda/lu_leaky.h"
 #include "cuda/squared_error.h"
 #endif
+#include "dense.h"
 #include "operators.h"
+#include "route.h"
 
 namespace invcap {
 namespace {
@@ -98,9 +100,18 @@ at::Tensor rows(const at::Tensor& a) {
   return a.reshape({a.numel() / n, n}).contiguous();
 }
 
+bool is_dense(const at::Tensor& x, bool keeps_graph) {
+  const int64_t n = x.size(-1);
+  return x.numel() / n >= dense_rows(n, x.scalar_type(), x.device().type(), keeps_graph);
+}
+
 Pair lu_leaky(const at::Tensor& x, const at::Tensor& lu, const Optional& bias, double diagonal,
               double negative_slope) {
   check_arguments("x", x, lu, bias, diagonal, negative_slope);
+  if (is_dense(x, /*keeps_graph=*/true)) {
+    auto [y, weight] = dense::lu_leaky(rows(x), lu, bias, diagonal, negative_slope);
+    return {y.view(x.sizes()), weight.flatten()};
+  }
   const auto back_end = lu.is_cuda() ? gpu::lu_leaky : cpu::lu_leaky;
   auto [y, h] = back_end(rows(x), lu, bias, diagonal, negative_slope);
   return {y.view(x.sizes()), h.view(x.sizes())};
@@ -114,20 +125,42 @@ Pair lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu, const Optional&
   return {x.view(y.sizes()), h.view(y.sizes())};
 }
 
-using Backward = Triple (*)(const at::Tensor&, const at::Tensor&, const at::Tensor&,
-                            const at::Tensor&, const at::Tensor&, double, double);
-
-template <Backward on_cpu, Backward on_gpu>
-Triple backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
-                const at::Tensor& h, const at::Tensor& lu, double diagonal, double negative_slope) {
+void check_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
+                    const at::Tensor& lu, double diagonal, double negative_slope) {
   check_arguments("x", x, lu, std::nullopt, diagonal, negative_slope);
   check_same_shape("grad", grad, x);
   check_same_shape("y", y, x);
+}
+
+// `kept` is h, or L U, flat, where the layer took the dense way.
+Triple lu_leaky_backward(const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y,
+                         const at::Tensor& kept, const at::Tensor& lu, double diagonal,
+                         double negative_slope) {
+  check_backward(gy, x, y, lu, diagonal, negative_slope);
+  const bool has_weight = kept.dim() == 1 && lu.size(0) > 1 && kept.numel() == lu.numel();
+  if (has_weight) {
+    check_like("h", kept, "lu", lu);
+  } else {
+    check_same_shape("h", kept, x);
+  }
+  const auto back_end = has_weight     ? dense::lu_leaky_backward
+                        : lu.is_cuda() ? gpu::lu_leaky_backward
+                                       : cpu::lu_leaky_backward;
+  auto [gx, glu, gb] =
+      back_end(rows(gy), rows(x), rows(y), has_weight ? kept.view(lu.sizes()) : rows(kept), lu,
+               diagonal, negative_slope);
+  return {gx.view(x.sizes()), glu, gb};
+}
+
+Triple lu_leaky_inverse_backward(const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y,
+                                 const at::Tensor& h, const at::Tensor& lu, double diagonal,
+                                 double negative_slope) {
+  check_backward(gx, x, y, lu, diagonal, negative_slope);
   check_same_shape("h", h, x);
-  const auto back_end = lu.is_cuda() ? on_gpu : on_cpu;
-  auto [input_grad, glu, gb] =
-      back_end(rows(grad), rows(x), rows(y), rows(h), lu, diagonal, negative_slope);
-  return {input_grad.view(x.sizes()), glu, gb};
+  const auto back_end =
+      lu.is_cuda() ? gpu::lu_leaky_inverse_backward : cpu::lu_leaky_inverse_backward;
+  auto [gy, glu, gb] = back_end(rows(gx), rows(x), rows(y), rows(h), lu, diagonal, negative_slope);
+  return {gy.view(x.sizes()), glu, gb};
 }
 
 at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu, const Optionals& bias,
@@ -140,6 +173,14 @@ at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu, const Op
                     negative_slopes.size());
   for (size_t i = 0; i < depth; ++i) {
     check_arguments(inverse ? "y" : "x", input, lu[i], bias[i], diagonals[i], negative_slopes[i]);
+  }
+  if (!inverse && is_dense(input, /*keeps_graph=*/false)) {
+    auto result = rows(input);
+    for (size_t i = 0; i < depth; ++i) {
+      result = std::get<0>(
+          dense::lu_leaky(result, lu[i], bias.get(i), diagonals[i], negative_slopes[i]));
+    }
+    return result.view(input.sizes());
   }
   const auto back_end = lu[0].is_cuda() ? gpu::lu_leaky_network : cpu::lu_leaky_network;
   return back_end(rows(input), lu.vec(), bias.vec(), diagonals.vec(), negative_slopes.vec(),
@@ -208,9 +249,8 @@ TORCH_LIBRARY(invcap, library) {
 TORCH_LIBRARY_IMPL(invcap, CompositeExplicitAutograd, library) {
   library.impl("lu_leaky", &lu_leaky);
   library.impl("lu_leaky_inverse", &lu_leaky_inverse);
-  library.impl("lu_leaky_backward", &backward<cpu::lu_leaky_backward, gpu::lu_leaky_backward>);
-  library.impl("lu_leaky_inverse_backward",
-               &backward<cpu::lu_leaky_inverse_backward, gpu::lu_leaky_inverse_backward>);
+  library.impl("lu_leaky_backward", &lu_leaky_backward);
+  library.impl("lu_leaky_inverse_backward", &lu_leaky_inverse_backward);
   library.impl("lu_leaky_network", &lu_leaky_network);
   library.impl("weighted_squared_error", &weighted_squared_error);
 }
@@ -221,6 +261,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   });
   module.def("build_info", &build_info);
   module.def("check_settings", &check_settings);
+  module.def("dense_rows", [](int64_t n, at::ScalarType dtype, const at::Device& device) {
+    return dense_rows(n, dtype, device.type(), /*keeps_graph=*/true);
+  });
+  module.def("kept_rows", [](int64_t n, at::ScalarType dtype, const at::Device& device) {
+    return kept_rows(n, dtype, device.type());
+  });
+  module.def("force_way", &force_way);
 }
 
 }  // namespace invcap

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "dense.h"
 #include "operators.h"
 
 namespace invcap {
@@ -35,9 +36,11 @@ variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad
     const double diagonal = layers.diagonals[i], slope = layers.negative_slopes[i];
     const auto& lu = layers.lu[i];
     const auto bias = layers.bias[i].defined() ? Optional(layers.bias[i]) : std::nullopt;
-    const auto [input, h] = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
+    auto [input, h] = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
     const auto& x = layers.inverse ? output : input;
     const auto& y = layers.inverse ? input : output;
+    // A layer that took the dense way has no h.
+    if (h.sym_sizes() != x.sym_sizes()) h = at::matmul(x, dense::upper(lu, diagonal).t());
     auto [input_grad, glu, gb] =
         layer_backward_operator(layers.inverse).call(grad, x, y, h, lu, diagonal, slope);
     found[1 + i] = glu;

@@ -9,6 +9,8 @@ check_built()
 from invcap_ext.diagnostics import LayerRoundTrip, RoundTrip, round_trip  # noqa: E402
 from invcap_ext.functional import lu_leaky, lu_leaky_inverse  # noqa: E402
 from invcap_ext.layers import InvertibleLinear, InvertibleNetwork  # noqa: E402
+from invcap_ext.merged import MergedNetwork  # noqa: E402
+from invcap_ext.routes import route  # noqa: E402
 from invcap_ext.squared_error import weighted_squared_error  # noqa: E402
 
 __version__ = version("invcap")
@@ -17,11 +19,13 @@ __all__ = [
     "InvertibleLinear",
     "InvertibleNetwork",
     "LayerRoundTrip",
+    "MergedNetwork",
     "RoundTrip",
     "__version__",
     "build_info",
     "lu_leaky",
     "lu_leaky_inverse",
     "round_trip",
+    "route",
     "weighted_squared_error",
 ]

@@ -6,12 +6,15 @@ derivatives are here. Vectors are rows (the last dimension), so h = U x is writt
     h = x U^T        z = h L^T + b        y = z where z >= 0, else s z
 """
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import invcap_ext._C  # noqa: F401  defines the operators
+from invcap_ext._C import dense_rows  # defines the operators
+
+NEVER = sys.maxsize
 
 
 def lu_leaky(
@@ -118,6 +121,12 @@ def _check_layer(name: str, rows: Tensor, lu: Tensor, bias: Tensor | None) -> No
         _check_like_lu("bias", bias, lu, bias.shape == lu.shape[:1], "(n,)")
 
 
+def _is_dense(rows: Tensor, lu: Tensor) -> bool:
+    """Whether a layer takes the dense way forward: then it keeps L U, flat, and no h."""
+    least = dense_rows(int(lu.shape[0]), lu.dtype, lu.device)
+    return least != NEVER and rows.numel() // lu.shape[0] >= least
+
+
 def _register_fake(operator: str, argument: str) -> None:
     """The fake kernel checks devices, since it also runs when only some tensors are on meta."""
 
@@ -126,7 +135,8 @@ def _register_fake(operator: str, argument: str) -> None:
         rows: Tensor, lu: Tensor, bias: Tensor | None, diagonal: float, negative_slope: float
     ) -> tuple[Tensor, Tensor]:
         _check_layer(argument, rows, lu, bias)
-        return rows.new_empty(rows.shape), rows.new_empty(rows.shape)
+        kept = lu.numel() if argument == "x" and _is_dense(rows, lu) else rows.shape
+        return rows.new_empty(rows.shape), rows.new_empty(kept)
 
 
 _register_fake("lu_leaky", "x")
@@ -159,8 +169,10 @@ def _backward_fake(
     negative_slope: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check_rows("x", x, lu)
-    for argument, tensor in (("grad", grad), ("y", y), ("h", h)):
+    for argument, tensor in (("grad", grad), ("y", y)):
         _check_like_lu(argument, tensor, lu, tensor.shape == x.shape, "of x")
+    fits = h.shape == x.shape or (h.dim() == 1 and h.numel() == lu.numel())
+    _check_like_lu("h", h, lu, fits, "of x")
     return grad.new_empty(grad.shape), lu.new_empty(lu.shape), lu.new_empty(lu.shape[:1])
 
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace invcap::cpu {
 namespace {
@@ -86,6 +87,34 @@ void each(Range rows, bool ascending, const Work& work) {
   in_parts(rows, 1, ascending, [&](Range row) { work(row.begin); });
 }
 
+// Solves for a group's own numbers in registers, `size` of them: each waits for the one before.
+template <bool ascending, class T, class Size>
+void solve_own(const Strict<T>& t, int64_t first, Size size, T scale, T* b) {
+  T solved[kGroup];
+  for (int64_t step = 0; step < size; ++step) {
+    const int64_t i = first + (ascending ? step : size - 1 - step);
+    const T* row = t.matrix.row(i);
+    T sum = b[i];
+    for (int64_t k = 0; k < step; ++k) {
+      sum -= row[first + (ascending ? k : size - 1 - k)] * solved[k];
+    }
+    b[i] = solved[step] = sum * scale;
+  }
+}
+
+template <class T>
+void solve_own(const Strict<T>& t, Range group, bool ascending, T scale, T* b) {
+  const int64_t first = group.begin, size = group.end - first;
+  constexpr std::integral_constant<int64_t, kGroup> full;
+  if (size < kGroup) {
+    ascending ? solve_own<true>(t, first, size, scale, b)
+              : solve_own<false>(t, first, size, scale, b);
+  } else {
+    ascending ? solve_own<true>(t, first, full, scale, b)
+              : solve_own<false>(t, first, full, scale, b);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -132,6 +161,7 @@ void multiply_transposed_few(const Strict<T>& t, View<const T> rows, View<T> out
 template <class T>
 void solve_few(const Strict<T>& t, View<T> rows, int64_t count) {
   const bool ascending = t.triangle == Triangle::lower;
+  const T scale = 1 / t.diagonal;
   // Takes the columns' numbers out of a group's.
   const auto take_out = [&](Range group, Range columns, T* b) {
     T sums[kGroup];
@@ -149,11 +179,7 @@ void solve_few(const Strict<T>& t, View<T> rows, int64_t count) {
       for (int64_t r = 0; r < count; ++r) {
         T* b = rows.row(r);
         take_out(group, both(shared(t, group), chain), b);
-        each(group, ascending, [&](int64_t i) {
-          const Range own = both(t.columns(i), group);
-          for (int64_t j = own.begin; j < own.end; ++j) b[i] -= t.row(i)[j] * b[j];
-          b[i] /= t.diagonal;
-        });
+        solve_own(t, group, ascending, scale, b);
       }
     });
   });

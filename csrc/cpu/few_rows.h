@@ -4,11 +4,18 @@
 #include <algorithm>
 
 #include "cpu/triangular.h"
+#include "route.h"
 
 namespace invcap::cpu {
 
 // At most so many rows are few: with more, matrix products are faster.
 constexpr int64_t kFewRows = 4;
+
+// Whether so many rows are taken as they are.
+inline bool is_few(int64_t rows) {
+  const Way way = forced_way();
+  return way == Way::fused || (way != Way::tiles && rows <= kFewRows);
+}
 
 // Indices from `begin` to before `end`.
 struct Range {

@@ -82,7 +82,7 @@ template <class T>
 at::Tensor run(const at::Tensor& input, const std::vector<Layer<T>>& layers, bool inverse,
                const at::Tensor& h = {}) {
   const int64_t rows = input.size(0), n = input.size(1);
-  if (rows <= kFewRows) {
+  if (is_few(rows)) {
     const auto middle = h.defined() ? h : at::empty_like(input);
     at::Tensor result = input;
     for (const auto& layer : layers) result = run_few(layer, inverse, result, middle);

@@ -6,11 +6,15 @@
 
 #include "cpu/layer.h"
 #include "cpu/lu_leaky.h"
+#include "cpu/row_product.h"
 #include "cpu/tile.h"
 #include "cpu/weight_gradient.h"
 
 namespace invcap::cpu {
 namespace {
+
+// At most so many rows go back as rows: with more, turning lu around for tiles is worth it.
+constexpr int64_t kMostAsRows = 64;
 
 // What a backward pass works with: the transpose of lu, and gz and gh as columns, (n, rows), with
 // room for what a last tile has too much. A thread keeps the memory for its next call, if it is not
@@ -93,6 +97,22 @@ void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> a
   });
 }
 
+// Not many rows, that stay rows while they go back: writes gz and gh.
+template <class T>
+void backward_rows(const Pass<T>& pass, View<T> all_gz, View<T> all_gh) {
+  const int64_t n = pass.lu.size(0);
+  const Factors<T> t(pass.lu, pass.diagonal, /*inverse=*/false);
+  Memory<T> memory(2 * pass.rows * n);
+  const View<T> gz{memory.data(), n}, gh{gz.row(pass.rows), n};
+  for (int64_t row = 0; row < pass.rows; ++row) {
+    pass.through(row, pass.grad.row(row), gz.row(row));
+  }
+  multiply_rows<T>(t.lower, gz, gh, pass.rows);
+  multiply_rows<T>(t.upper, gh, pass.input_grad, pass.rows);
+  transpose<T>(pass.rows, n, gz, all_gz);
+  transpose<T>(pass.rows, n, gh, all_gh);
+}
+
 // A few rows, that stay rows: writes gz and gh, (rows, n).
 template <class T>
 void backward_few(const Pass<T>& pass, View<T> gz, View<T> gh) {
@@ -136,7 +156,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
     // Of the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
     const T sign = inverse ? -1 : 1;
     at::Tensor glu, gb;
-    if (rows <= kFewRows) {
+    if (is_few(rows)) {
       const auto gz = at::empty_like(x_wide), gh = at::empty_like(x_wide);
       backward_few(pass, write<T>(gz), write<T>(gh));
       glu = at::empty({n, n}, options);
@@ -145,7 +165,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
       gb = gz.sum(0).mul_(sign);
     } else {
       const Workspace<T> work(n, rows, options);
-      backward_tiles(pass, work.lu_t, work.gz, work.gh);
+      if (rows <= kMostAsRows && !inverse) {
+        backward_rows(pass, work.gz, work.gh);
+      } else {
+        backward_tiles(pass, work.lu_t, work.gz, work.gh);
+      }
       glu = weight_gradient<T>(work.gz, h_wide, sign, work.gh, x_wide, 1);
       gb = at::from_blob(work.gz.data, {n, rows}, {work.gz.stride, 1}, options).sum(1).mul_(sign);
     }
