@@ -22,7 +22,7 @@ import typer
 from matplotlib.figure import Figure
 from nflows.transforms.lu import LULinear
 from normflows.flows.mixing import InvertibleAffine
-from timing import median_seconds
+from timing import SLOPE, Call, dense_layers, median_seconds, step, value
 from torch import Tensor, nn
 from torch.utils.cpp_extension import load
 from tqdm import tqdm
@@ -32,7 +32,6 @@ from invcap.figures import write_figure
 from invcap.files import write_json, write_text
 from invcap_ext import InvertibleLinear, InvertibleNetwork
 
-SLOPE = 0.5
 SIZES, BATCHES = (384, 768, 1024, 2048), (1, 32, 256, 2048)
 NETWORKS = ((768, 256), (1024, 256), (1024, 2048))
 PEER_SIZES, PEER_BATCHES = (384, 1024), (32, 256)
@@ -44,29 +43,7 @@ GROWN = {
 SECONDS = 4.0
 MEMORY_SIZE, MEMORY_BATCH, DEPTH = 1024, 4096, 8
 
-Call = Callable[[], object]
 Times = dict[str, float]
-
-
-def dense_layers(n: int, depth: int = 1, dtype: torch.dtype | None = None) -> nn.Sequential:
-    """A plain network of the same size, without activation at its end if it has several layers."""
-    layers = [[nn.Linear(n, n, dtype=dtype), nn.LeakyReLU(SLOPE)] for _ in range(depth)]
-    flat = [module for layer in layers for module in layer]
-    return nn.Sequential(*(flat if depth == 1 else flat[:-1]))
-
-
-def value(function: Callable[[Tensor], object], rows: Tensor) -> Call:
-    def call() -> None:
-        with torch.no_grad():
-            function(rows)
-
-    return call
-
-
-def step(module: Callable[[Tensor], Tensor], leaves: list[Tensor], rows: Tensor) -> Call:
-    """Forward and backward, by rows too."""
-    x, gradient = rows.clone().requires_grad_(), torch.randn_like(rows)
-    return lambda: torch.autograd.grad(module(x), [x, *leaves], gradient)
 
 
 def times(calls: dict[str, Call]) -> Times:

@@ -4,11 +4,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+from torch import Tensor, nn
+
 WARM_UP = 5
+SLOPE = 0.5
+
+Call = Callable[[], object]
 
 
 def median_seconds(
-    functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = WARM_UP
+    functions: Mapping[str, Call], rounds: int, warm_up: int = WARM_UP
 ) -> dict[str, float]:
     """Calls every function once a round, and returns each one's median time."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -19,3 +25,24 @@ def median_seconds(
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def dense_layers(n: int, depth: int = 1, dtype: torch.dtype | None = None) -> nn.Sequential:
+    """A plain network of the same size, without activation at its end if it has several layers."""
+    layers = [[nn.Linear(n, n, dtype=dtype), nn.LeakyReLU(SLOPE)] for _ in range(depth)]
+    flat = [module for layer in layers for module in layer]
+    return nn.Sequential(*(flat if depth == 1 else flat[:-1]))
+
+
+def value(function: Callable[[Tensor], object], rows: Tensor) -> Call:
+    def call() -> None:
+        with torch.no_grad():
+            function(rows)
+
+    return call
+
+
+def step(module: Callable[[Tensor], Tensor], leaves: list[Tensor], rows: Tensor) -> Call:
+    """Forward and backward, by rows too."""
+    x, gradient = rows.clone().requires_grad_(), torch.randn_like(rows)
+    return lambda: torch.autograd.grad(module(x), [x, *leaves], gradient)
