@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -26,34 +29,46 @@ inline void check(cudaError_t error, const char* what) {
   throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 
-inline Device device() {
-  int index = 0, major = 0, minor = 0, processors = 0, shared_bytes = 0;
+// What the current device offers, asked once. Beyond 48 KiB of shared memory a `kernel` has to ask;
+// it asks once, for all there is: a launch of less, by another thread, takes nothing away.
+inline Device device(const void* kernel = nullptr) {
+  static std::mutex mutex;
+  static std::map<int, Device> known;
+  static std::set<std::pair<const void*, int>> allowed;
+  int index = 0, major = 0, processors = 0, bytes = 0;
   check(cudaGetDevice(&index), "which device");
-  const auto ask = [&](int& value, cudaDeviceAttr attribute) {
-    check(cudaDeviceGetAttribute(&value, attribute, index), "attribute of the device");
-  };
-  ask(major, cudaDevAttrComputeCapabilityMajor);
-  ask(minor, cudaDevAttrComputeCapabilityMinor);
-  ask(processors, cudaDevAttrMultiProcessorCount);
-  ask(shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  if (major < 8) {
-    throw std::runtime_error("invcap_ext needs a GPU of compute capability 8.0 or newer, got " +
-                             std::to_string(major) + "." + std::to_string(minor));
+  const std::lock_guard lock(mutex);
+  if (!known.contains(index)) {
+    const auto ask = [&](int& value, cudaDeviceAttr attribute) {
+      check(cudaDeviceGetAttribute(&value, attribute, index), "attribute of the device");
+    };
+    ask(major, cudaDevAttrComputeCapabilityMajor);
+    ask(processors, cudaDevAttrMultiProcessorCount);
+    ask(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    if (major < 8) {
+      throw std::runtime_error("invcap_ext needs a GPU of compute capability 8.0 or newer, got " +
+                               std::to_string(major) + ".x");
+    }
+    known[index] = {processors, static_cast<size_t>(bytes)};
   }
-  return {processors, static_cast<size_t>(shared_bytes)};
+  const Device found = known[index];
+  if (kernel && !allowed.contains({kernel, index})) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(found.shared_bytes)),
+          "shared memory of a kernel");
+    allowed.insert({kernel, index});
+  }
+  return found;
 }
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), Grid grid, unsigned threads, size_t shared_bytes,
             cudaStream_t stream, const Arguments&... arguments) {
-  if (const size_t most = device().shared_bytes; shared_bytes > most) {
+  const size_t most = device(reinterpret_cast<const void*>(kernel)).shared_bytes;
+  if (shared_bytes > most) {
     throw std::runtime_error("a kernel needs " + std::to_string(shared_bytes) +
                              " bytes of shared memory, this GPU has " + std::to_string(most));
   }
-  // Beyond 48 KiB a kernel has to ask.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "shared memory of a kernel");
   kernel<<<dim3(grid.x, grid.y, grid.z), threads, shared_bytes, stream>>>(arguments...);
   check(cudaGetLastError(), "launch");
 }
