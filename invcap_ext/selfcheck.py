@@ -1,11 +1,14 @@
 """`python -m invcap_ext.selfcheck` compares every CUDA kernel with float64 and times it.
 
+It prints one block to paste into a report, or JSON with --json; progress goes to standard error.
+
 Errors are relative to the largest element of the same operator's result on the CPU in float64.
-Times are shown beside those of a peer: for a forward pass the dense layer
-`leaky_relu(F.linear(x, W, b))`, which costs as many flops; for an inverse two calls of
-`torch.linalg.solve_triangular`. Without a GPU it prints the reason and stops.
+Times are of GPU work with a cold L2 (`_gpu_timing`), beside those of two peers: a dense layer whose
+weight, or inverse, is kept (`leaky_relu(F.linear(x, W, b))`), and for the two directions one whose
+weight is made from L and U at each call. Without a GPU it prints the reason and stops.
 """
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invcap_ext import InvertibleNetwork, build_info
+from invcap_ext._gpu_report import Outcome, Report, recommendations
+from invcap_ext._gpu_situations import check_situations
+from invcap_ext._gpu_timing import milliseconds
 
 DEVICE = "cuda"
 OPERATORS = torch.ops.invcap
@@ -30,37 +36,6 @@ TOLERANCES = {
 }
 ACCURACY_ROWS = 128  # rows of a batch that are compared with float64
 SETTINGS = (0.9, 0.3)  # diagonal, negative slope
-REPEATS = 20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One line of the table: relative error, median milliseconds of the kernel and its peer."""
-
-    kernel: str
-    n: int
-    rows: int
-    dtype: torch.dtype
-    error: float
-    kernel_ms: float
-    peer_ms: float
-
-    @property
-    def sound(self) -> bool:
-        return self.error <= TOLERANCES[self.dtype]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kernel:<16} {str(self.dtype)[6:]:<8} {self.n:>5} {self.rows:>6}"
-            f" {self.error:8.1e} {'ok' if self.sound else 'WRONG':<5}"
-            f" {self.kernel_ms:9.3f} {self.peer_ms:9.3f} {self.peer_ms / self.kernel_ms:6.2f}"
-        )
-
-
-HEADER = (
-    f"{'kernel':<16} {'dtype':<8} {'n':>5} {'rows':>6} {'error':>8} {'':<5}"
-    f" {'ms':>9} {'peer ms':>9} {'ratio':>6}"
-)
 
 
 @dataclass(frozen=True)
@@ -116,27 +91,49 @@ def merged(p: Layer) -> Callable[[], object]:
     return lambda: F.leaky_relu(F.linear(p.x, weight, p.bias), SETTINGS[1])
 
 
+def merged_inverse(p: Layer) -> Callable[[], object]:
+    inverse_weight = torch.randn_like(p.lu)
+    return lambda: F.linear(F.leaky_relu(p.y, 1 / SETTINGS[1]) - p.bias, inverse_weight)
+
+
 def merged_backward(p: Layer) -> Callable[[], object]:
     weight = torch.randn_like(p.lu)
     return lambda: (p.grad @ weight, p.grad.T @ p.x)
 
 
-def two_solves(p: Layer) -> Callable[[], object]:
-    wide = torch.promote_types(p.lu.dtype, torch.float32)
-    scaled_identity = SETTINGS[0] * torch.eye(len(p.lu), device=DEVICE, dtype=wide)
-    upper = p.lu.to(wide).triu(1) + scaled_identity
-    lower = p.lu.to(wide).tril(-1) + scaled_identity
-    z, solve = p.y.to(wide), torch.linalg.solve_triangular
-    return lambda: solve(
-        upper.T, solve(lower.T, z, upper=True, left=False), upper=False, left=False
-    )
+def factors(p: Layer) -> tuple[Tensor, Tensor]:
+    """L and U, dense, in the dtype that torch can solve with."""
+    lu = p.lu.to(torch.promote_types(p.lu.dtype, torch.float32))
+    scaled_identity = SETTINGS[0] * torch.eye(len(lu), device=lu.device, dtype=lu.dtype)
+    return lu.tril(-1) + scaled_identity, lu.triu(1) + scaled_identity
 
 
+def formed(p: Layer) -> Callable[[], object]:
+    def run() -> Tensor:
+        lower, upper = factors(p)
+        return F.leaky_relu(F.linear(p.x, (lower @ upper).to(p.x.dtype), p.bias), SETTINGS[1])
+
+    return run
+
+
+def formed_inverse(p: Layer) -> Callable[[], object]:
+    def run() -> Tensor:
+        lower, upper = factors(p)
+        z = F.leaky_relu(p.y, 1 / SETTINGS[1]) - p.bias
+        solve = torch.linalg.solve_triangular
+        identity = torch.eye(len(lower), device=lower.device, dtype=lower.dtype)
+        inverse_weight = solve(upper, solve(lower, identity, upper=False), upper=True)
+        return F.linear(z, inverse_weight.to(z.dtype))
+
+    return run
+
+
+# Each operation's dense peer, whose weight is kept, and the one that makes its weight each time.
 PEERS = {
-    forward: merged,
-    inverse: two_solves,
-    backward: merged_backward,
-    inverse_backward: two_solves,
+    forward: (merged, formed),
+    inverse: (merged_inverse, formed_inverse),
+    backward: (merged_backward, None),
+    inverse_backward: (merged_backward, None),
 }
 
 
@@ -149,22 +146,19 @@ def relative_error(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> f
     return torch.stack(errors).nan_to_num(float("inf")).max().item()
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Returns the median over REPEATS runs, after three warm-up runs."""
-    times = []
-    for repeat in range(REPEATS + 3):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        if repeat >= 3:
-            times.append(start.elapsed_time(end))
-    return sorted(times)[len(times) // 2]
-
-
 def free_bytes() -> int:
     return torch.cuda.mem_get_info()[0]
+
+
+def outcome(
+    kernel: str, n: int, rows: int, dtype: torch.dtype, error: float,
+    kernel_ms: float, peer_ms: float, formed_ms: float | None = None,
+) -> Outcome:  # fmt: skip
+    arithmetic = str(dtype).removeprefix("torch.")
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() == "high":
+        arithmetic = "tf32x3"
+    sound = error <= TOLERANCES[dtype]
+    return Outcome(kernel, n, rows, arithmetic, error, sound, kernel_ms, peer_ms, formed_ms)
 
 
 def check_layers(dtype: torch.dtype) -> Iterator[Outcome]:
@@ -176,12 +170,13 @@ def check_layers(dtype: torch.dtype) -> Iterator[Outcome]:
             layer = Layer.draw(n, rows, dtype)
             few = layer.first_rows()
             exact = few.exact()
-            for operation, peer in PEERS.items():
-                yield Outcome(
+            for operation, (peer, route) in PEERS.items():
+                yield outcome(
                     operation.__name__, n, rows, dtype,
                     relative_error(operation(few), operation(exact)),
                     milliseconds(partial(operation, layer)),
                     milliseconds(peer(layer)),
+                    None if route is None else milliseconds(route(layer)),
                 )  # fmt: skip
 
 
@@ -210,7 +205,7 @@ def check_network(dtype: torch.dtype) -> Iterator[Outcome]:
         ):
             error = relative_error((run(x)[:ACCURACY_ROWS],), (expected,))
             kernel_ms = milliseconds(partial(run, x))
-            yield Outcome(name, n, rows, dtype, error, kernel_ms, milliseconds(peer))
+            yield outcome(name, n, rows, dtype, error, kernel_ms, milliseconds(peer))
 
 
 def check_squared_error(dtype: torch.dtype) -> Iterator[Outcome]:
@@ -228,40 +223,62 @@ def check_squared_error(dtype: torch.dtype) -> Iterator[Outcome]:
     exact = OPERATORS.weighted_squared_error(*(a.double().cpu() for a in arguments))
     error = relative_error(OPERATORS.weighted_squared_error(*arguments), exact)
     kernel_ms = milliseconds(lambda: OPERATORS.weighted_squared_error(*arguments))
-    yield Outcome("squared error", size, images, dtype, error, kernel_ms, milliseconds(peer))
+    yield outcome("squared error", size, images, dtype, error, kernel_ms, milliseconds(peer))
 
 
 @torch.no_grad()
-def check() -> bool:
-    """Prints the table and returns whether every kernel is right."""
-    sound = True
-    for dtype, precision, title in (
-        (torch.float32, "highest", "float32"),
-        (torch.float32, "high", "float32 by three TF32 products; peers by one"),
-        (torch.bfloat16, "highest", "bfloat16"),
-        (torch.float16, "highest", "float16"),
-        (torch.float64, "highest", "float64"),
+def check() -> Report:
+    """Checks and times everything; each outcome goes to standard error as it is found."""
+    found: list[Outcome] = []
+    for dtype, precision in (
+        (torch.float32, "highest"),
+        (torch.float32, "high"),  # three TF32 products; its peers take one
+        (torch.bfloat16, "highest"),
+        (torch.float16, "highest"),
+        (torch.float64, "highest"),
     ):
         torch.set_float32_matmul_precision(precision)
-        print(f"\n{title}\n{HEADER}")
         for checks in (check_layers, check_network, check_squared_error):
-            for outcome in checks(dtype):
-                print(outcome, flush=True)
-                sound = sound and outcome.sound
-    print("\nevery kernel agrees with float64" if sound else "\nsome kernel is WRONG")
-    return sound
+            for one in checks(dtype):
+                print(one, file=sys.stderr, flush=True)
+                found.append(one)
+    torch.set_float32_matmul_precision("highest")
+    return Report(machine(), found, check_situations(DEVICE), recommendations(found))
 
 
-def main() -> int:
+def machine() -> dict[str, str | int]:
+    """What the figures depend on."""
+    versions: dict[str, str | int] = {
+        "torch": torch.__version__,
+        "kernels' CUDA": str(build_info().cuda),
+    }
+    if DEVICE != "cuda":
+        return {"device": DEVICE} | versions
+    device = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "device": device.name,
+        **versions,
+        "compute capability": f"{device.major}.{device.minor}",
+        "processors": device.multi_processor_count,
+        "L2 bytes": device.L2_cache_size,
+        "memory bytes": device.total_memory,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Returns 0 if every kernel is right or there is no GPU, else 1."""
+    parser = argparse.ArgumentParser("python -m invcap_ext.selfcheck", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of the block.")
+    options = parser.parse_args(arguments)
     if build_info().cuda is None:
         print("invcap_ext was built for the CPU only: there is no CUDA kernel to check.")
         return 0
     if not torch.cuda.is_available():
         print("torch finds no GPU here: no CUDA kernel was run.")
         return 0
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {build_info().cuda}")
-    return 0 if check() else 1
+    report = check()
+    print(report.json() if options.json else report.block())
+    return 0 if report.sound else 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from invcap_ext import InvertibleLinear, InvertibleNetwork, lu_leaky, lu_leaky_inverse, selfcheck
+from invcap_ext._gpu_situations import SITUATIONS, NotRunError
 
 DEVICE = selfcheck.DEVICE
 PRECISIONS = [(dtype, "highest") for dtype in selfcheck.TOLERANCES] + [(torch.float32, "high")]
@@ -34,6 +35,15 @@ def test_networks_and_squared_errors_agree_with_float64(dtype):
     with torch.no_grad():
         for check in (selfcheck.check_network, selfcheck.check_squared_error):
             assert all(outcome.sound for outcome in check(dtype))
+
+
+@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.__name__)
+@torch.no_grad()
+def test_a_situation_gives_the_usual_result(situation):
+    try:
+        situation(DEVICE)
+    except NotRunError as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.mark.parametrize("function", (lu_leaky, lu_leaky_inverse))
