@@ -21,10 +21,29 @@ void wait_for_copies(Site site = Site::current()) {
 }
 
 // Rounded to nearest, ties away from zero, as cvt.rna.tf32.f32 does it.
-inline uint32_t to_tf32(float a) { return (std::bit_cast<uint32_t>(a) + 0x1000u) & 0xffffe000u; }
+inline uint32_t to_tf32(float a) {
+  return std::isnan(a) ? 0x7fffffffu : (std::bit_cast<uint32_t>(a) + 0x1000u) & 0xffffe000u;
+}
 
-// D += A B of a warp; the fragments lie in the lanes as the PTX manual draws them. Products are
-// exact and summed in double, so that a wrong fragment shows and the order of summation does not.
+// Terms summed as a tensor core of sm_80 does it: each is cut off beyond 24 bits below the leading
+// one of the largest, and their sum to the 24 bits of a float32. (sm_90 keeps one bit more.)
+template <size_t kTerms>
+double truncated_sum(const double (&terms)[kTerms]) {
+  double most = 0, plain = 0;
+  for (const double term : terms) {
+    most = most < std::fabs(term) ? std::fabs(term) : most;
+    plain += term;
+  }
+  const auto power = std::bit_cast<double>(std::bit_cast<uint64_t>(most) & 0x7ff0000000000000u);
+  if (!(power > 0) || !std::isfinite(plain)) return plain;
+  const double scale = 0x1p24 / power;
+  int32_t sum = 0;
+  for (const double term : terms) sum += static_cast<int32_t>(term * scale);
+  return std::bit_cast<double>(std::bit_cast<uint64_t>(sum / scale) & ~uint64_t{0x1fffffff});
+}
+
+// D += A B of a warp; the fragments lie in the lanes as the PTX manual draws them. Half of the
+// depth is summed at once.
 template <class Operand, int kDepth>
 void matrix_multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
   struct Lane {
@@ -61,10 +80,15 @@ void matrix_multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
         for (int i = 0; i < simt::kWarp; ++i) {
           for (int r = 0; r < 4; ++r) sum(i, r) = lanes[i]->d[r];
         }
+        constexpr int kAtOnce = kDepth / 2;
         for (int row = 0; row < 16; ++row) {
-          for (int k = 0; k < kDepth; ++k) {
-            for (int column = 0; column < 8; ++column) {
-              sums[row][column] += left[row][k] * right[k][column];
+          for (int column = 0; column < 8; ++column) {
+            for (int first = 0; first < kDepth; first += kAtOnce) {
+              double terms[kAtOnce + 1] = {sums[row][column]};
+              for (int k = 0; k < kAtOnce; ++k) {
+                terms[1 + k] = left[row][first + k] * right[first + k][column];
+              }
+              sums[row][column] = truncated_sum(terms);
             }
           }
         }

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "simt/fiber.h"
+#include "simt/global.h"
+#include "simt/records.h"
 
 namespace simt {
 namespace {
@@ -210,6 +212,20 @@ void start_block(Dim index) {
   std::fill(block.shared.begin(), block.shared.end(), std::byte{0xff});  // NaN in every format
   std::fill(block.cells.begin(), block.cells.end(), Cell{});
   for (unsigned i = 0; i < block.size; ++i) fibers[i]->start(&run_thread);
+  if (records.active) records.start_block(index);
+}
+
+void check_limits(Dim grid, unsigned threads, size_t shared_bytes) {
+  const auto check = [](const std::string& what, size_t value, size_t limit) {
+    if (value > 0 && value <= limit) return;
+    throw Fault("launch: " + std::to_string(value) + " " + what + ", the limit is " +
+                std::to_string(limit));
+  };
+  check("threads a block", threads, 1024);
+  check("blocks along x", grid.x, (1u << 31) - 1);
+  check("blocks along y", grid.y, 65535);
+  check("blocks along z", grid.z, 65535);
+  if (shared_bytes > 0) check("bytes of shared memory", shared_bytes, settings.shared_limit);
 }
 
 }  // namespace
@@ -217,10 +233,7 @@ void start_block(Dim index) {
 Position position;
 
 void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function<void()>& thread) {
-  if (shared_bytes > settings.shared_limit) {
-    throw Fault("launch: " + std::to_string(shared_bytes) +
-                " bytes of shared memory, the limit is " + std::to_string(settings.shared_limit));
-  }
+  check_limits(grid, threads, shared_bytes);
   while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
   position.grid = grid;
   block.size = threads;
@@ -228,14 +241,21 @@ void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function
   block.shared.resize(shared_bytes);
   block.cells.resize((shared_bytes + kCellBytes - 1) / kCellBytes);
   std::mt19937_64 random(settings.seed);
-  std::vector<unsigned> order(grid.x * grid.y * grid.z);
+  std::vector<unsigned> order(static_cast<size_t>(grid.x) * grid.y * grid.z);
   std::iota(order.begin(), order.end(), 0u);
   if (settings.order == Order::descending) std::reverse(order.begin(), order.end());
   if (settings.order == Order::random) std::shuffle(order.begin(), order.end(), random);
+  if (records.active) records.start_launch();
+  GlobalWrites global;
   for (const unsigned i : order) {
     start_block({i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y});
     run_block(random);
+    if (!global.take_block()) {
+      throw Fault("race: block " + std::to_string(i) + " of " + std::to_string(order.size()) +
+                  " changes global memory that another block of its launch changed");
+    }
   }
+  global.give_back();
 }
 
 void fail(const std::string& what, Site site) {
@@ -255,6 +275,7 @@ bool barrier(Site site, bool vote) {
   if (++block.waiting == block.size) {
     block.waiting = 0;
     block.voted = std::exchange(block.votes, false);
+    if (records.active) ++records.blocks.back().barriers;
     if ((block.epoch += kEpoch) == 0) fail("more barriers than the harness can count", site);
     for (Thread& thread : block.threads) thread.state = State::ready;
     Fiber::suspend();
@@ -300,6 +321,7 @@ std::byte* shared_read(size_t begin, Site site) {
 template <size_t kBytes>
 std::byte* shared_write(size_t begin, Site site) {
   touch<kBytes>(begin, "write", site, [site](Cell cell) { return after_write(cell, site); });
+  if (records.active) records.write(current(), site, begin, kBytes);
   return block.shared.data() + begin;
 }
 
@@ -321,6 +343,7 @@ void copy_async(size_t to, const void* from, bool valid, Site site) {
     cell = after_write(cell, site);
     return Cell{cell.write | kInFlight, cell.read};
   });
+  if (records.active && valid) records.fetch(from, kBytes);
   self().copies.push_back(
       {to, static_cast<const std::byte*>(from), kBytes, valid, self().group, site});
 }

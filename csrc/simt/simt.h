@@ -8,7 +8,9 @@
 //   - a warp collective whose mask differs between lanes, leaves out its caller or waits for ever;
 //   - shared memory (shared.h): out of bounds, read before anybody wrote it, or touched by two
 //     threads, one of them writing, with no barrier between them;
-//   - an asynchronous copy whose destination is touched, or whose thread exits, before its wait.
+//   - an asynchronous copy whose destination is touched, or whose thread exits, before its wait;
+//   - tracked global memory (global.h) that two blocks of one launch change;
+//   - a launch of more threads, blocks or shared memory than there may be.
 #pragma once
 
 #include <array>

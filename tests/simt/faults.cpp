@@ -55,6 +55,18 @@ void summed(const std::string& fault, const float* in, float* out) {
   out[me] = sum;
 }
 
+// Each of two blocks turns its half of `out` to ones, or both turn the same half; a reader takes the
+// half of its neighbour.
+void between_blocks(const std::string& fault, const float*, float* out) {
+  const int half = kThreads / 2, block = blockIdx.x;
+  if (fault == "stale") {
+    const float neighbour = out[(1 - block) * half + threadIdx.x];
+    out[block * half + threadIdx.x] = 1 + neighbour;
+  } else {
+    out[(fault == "same place" ? 0 : block) * half + threadIdx.x] = 1 + block;
+  }
+}
+
 // A 16 x 8 product of one warp: a is 16 x 8, b is 8 x 8, both row-major.
 void product(const float* a, const float* b, float* out) {
   const int group = threadIdx.x / 4, member = threadIdx.x % 4;
@@ -87,6 +99,12 @@ extern "C" const char* run_summed(const char* fault, const float* in, float* out
 extern "C" const char* run_product(const float* a, const float* b, float* out) {
   return reported([&] { simt::launch({1}, 32, 0, [=] { product(a, b, out); }); });
 }
-extern "C" const char* run_nothing(size_t shared_bytes) {
-  return reported([&] { simt::launch({1}, 32, shared_bytes, [] {}); });
+extern "C" const char* run_between_blocks(const char* fault, const float* in, float* out) {
+  return reported(
+      [&] { simt::launch({2}, kThreads / 2, 0, [=] { between_blocks(fault, in, out); }); });
 }
+extern "C" const char* run_nothing(unsigned x, unsigned y, unsigned z, unsigned threads,
+                                   size_t shared_bytes) {
+  return reported([&] { simt::launch({x, y, z}, threads, shared_bytes, [] {}); });
+}
+extern "C" uint32_t tf32_of(float a) { return to_tf32(a); }

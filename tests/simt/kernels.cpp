@@ -60,6 +60,7 @@ extern "C" const char* run_weight_gradient(const Call* c) {
   });
 }
 extern "C" int64_t gradient_work(const Call* c) { return gradient_work_elements(c->problem()); }
+extern "C" int64_t solve_work(const Call* c) { return solve_work_elements(c->problem()); }
 
 extern "C" const char* run_squared_error(int scalar, int64_t images, int64_t size,
                                          const void* predicted, const void* noise,

@@ -32,7 +32,7 @@ def library(test: Path, *kernels: str) -> ctypes.CDLL:
     flags = KERNEL_FLAGS
     if SANITIZE:
         flags = [*flags, f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-O1"]
-    names = (*kernels, "simt/simt.cpp", "simt/fiber.cpp")
+    names = (*kernels, *(f"simt/{name}.cpp" for name in ("simt", "fiber", "global", "records")))
     sources = [test, HERE / "settings.cpp", *(CSRC / name for name in names)]
     loaded = ctypes.CDLL(str(built(test.stem, sources, flags, ".so")))
     loaded.configure.argtypes = [

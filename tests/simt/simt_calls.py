@@ -1,6 +1,8 @@
 """Calls the kernels on the harness with arrays that tell when somebody writes beyond them."""
 
 import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +50,40 @@ class Chip:
 
 
 class Guarded:
-    """An array of NaN between two margins of 0xA5 bytes."""
+    """An array of NaN between two margins of 0xA5 bytes, the first longer by `shift` elements."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, shift: int = 0):
         size = int(np.prod(shape)) * dtype.itemsize
-        self.bytes = np.full(size + 2 * MARGIN, 0xA5, np.uint8)
-        self.bytes[MARGIN : MARGIN + size] = 0xFF
-        self.array = self.bytes[MARGIN : MARGIN + size].view(dtype).reshape(shape)
+        self.begin = MARGIN + shift * dtype.itemsize
+        self.bytes = np.full(self.begin + size + MARGIN, 0xA5, np.uint8)
+        inside = self.bytes[self.begin : self.begin + size]
+        inside[:] = 0xFF
+        self.array = inside.view(dtype).reshape(shape)
 
     def check(self) -> None:
-        inside = self.array.nbytes
-        assert (self.bytes[:MARGIN] == 0xA5).all(), "written before the array"
-        assert (self.bytes[MARGIN + inside :] == 0xA5).all(), "written behind the array"
+        end = self.begin + self.array.nbytes
+        assert (self.bytes[: self.begin] == 0xA5).all(), "written before the array"
+        assert (self.bytes[end:] == 0xA5).all(), "written behind the array"
+
+
+def track(loaded: ctypes.CDLL, arrays: Sequence[np.ndarray]) -> None:
+    """From now on no two blocks of a launch may change a byte of these arrays."""
+    begins = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    sizes = (ctypes.c_size_t * len(arrays))(*(array.nbytes for array in arrays))
+    loaded.track(begins, sizes, ctypes.c_size_t(len(arrays)))
+
+
+RECORD = np.dtype([(name, np.int64) for name in ("launch", "x", "y", "z", "barriers", "fetched")])
+
+
+@contextmanager
+def recording(loaded: ctypes.CDLL, cache_bytes: int = 0) -> Iterator[list[np.ndarray]]:
+    """Gives a list that holds, at the end, one array of RECORD with an entry for each block."""
+    loaded.start_records(ctypes.c_size_t(cache_bytes))
+    found: list[np.ndarray] = []
+    yield found
+    found.append(np.zeros(loaded.stop_records(), RECORD))
+    loaded.read_records(ctypes.c_void_p(found[0].ctypes.data))
 
 
 def kernels():
@@ -77,6 +101,7 @@ class Network:
         self.lus = [rounded(lu, dtype) for lu in lus]
         self.biases = [None if bias is None else rounded(bias, dtype) for bias in biases]
         self.n = len(lus[0])
+        self.shift = 0  # elements by which results miss a boundary of 16 bytes
         self.wide = np.dtype("float64" if dtype == "float64" else "float32")
         self.inverses: list[Guarded] = []
         self.forget_inverses()
@@ -109,22 +134,30 @@ class Network:
             pointers = [None if entry is None else entry.ctypes.data for entry in entries]
             tables[name] = (ctypes.c_void_p * len(pointers))(*pointers)
             setattr(call, name, ctypes.addressof(tables[name]))
-        filled = {name: Guarded(shape, self.lus[0].dtype) for name, shape in results.items()}
+        filled = {
+            name: Guarded(shape, self.lus[0].dtype, self.shift) for name, shape in results.items()
+        }
         filled["work"] = Guarded((max(work, rows * self.n),), self.wide)
         for name, guarded in filled.items():
             setattr(call, name, guarded.array.ctypes.data)
         run = getattr(self.loaded, f"run_{function}")
         run.restype = ctypes.c_char_p
+        written = (*filled.values(), *self.inverses)
+        track(self.loaded, [guarded.bytes for guarded in written])
         message = run(ctypes.byref(call)).decode()
+        track(self.loaded, [])
         assert not message, message
-        for guarded in (*filled.values(), *self.inverses):
+        for guarded in written:
             guarded.check()
         return [filled[name].array for name in results]
 
-    def gradient_work(self, rows: int) -> int:
-        self.loaded.gradient_work.restype = ctypes.c_int64
+    def work(self, function: str, rows: int, chip: Chip | None = None) -> int:
+        """The elements of work that `function` ("gradient", "solve") takes on a chip."""
+        (chip or Chip()).configure(self.loaded)
+        elements = getattr(self.loaded, f"{function}_work")
+        elements.restype = ctypes.c_int64
         self.call.rows = rows
-        return self.loaded.gradient_work(ctypes.byref(self.call))
+        return elements(ctypes.byref(self.call))
 
 
 def squared_error(loaded, chip: Chip, dtype: str, predicted, noise, weight):
