@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 from reference import DTYPES, Layer, rounded, weight_gradient, widened
-from simt_calls import ORDERS, Chip, Network, kernels, squared_error
+from simt_calls import ORDERS, Chip, Guarded, Network, kernels, squared_error
 
 pytestmark = pytest.mark.slow
 
@@ -40,10 +40,15 @@ class Case:
     """One network, rows for it, and what they must become."""
 
     def __init__(
-        self, loaded, math: str, n: int, rows: int, depth=1, diagonal=0.9, slope=0.3, bias=True
-    ):
+        self, loaded, math: str, n: int, rows: int,
+        depth=1, diagonal=0.9, slope=0.3, bias=True, positive=False,
+    ):  # fmt: skip
         generator = np.random.default_rng(n * 1000 + rows)
-        draw = generator.standard_normal
+
+        def draw(shape):
+            normal = generator.standard_normal(shape)
+            return np.abs(normal) if positive else normal
+
         lus = [0.5 / np.sqrt(n * depth) * draw((n, n)) for _ in range(depth)]
         biases = [draw(n) if bias else None for _ in range(depth)]
         for lu in lus:
@@ -95,7 +100,7 @@ class Case:
 
     def weight_gradient(self, chip: Chip) -> list:
         arrays = {"gz": self.grad, "h": self.h_rounded, "gh": self.y_rounded, "x": self.x}
-        work = self.network.gradient_work(self.rows)
+        work = self.network.work("gradient", self.rows)
         shapes = {"out_glu": (self.n, self.n), "out_gb": (self.n,)}
         found = self.network.run(
             chip, "weight_gradient", self.rows, shapes, work=work, sign=-1.0, **arrays
@@ -189,15 +194,59 @@ def test_a_layer_without_bias_agrees_with_float64(loaded):
         bare.check(bare.inverse(Chip()))
 
 
-def test_rows_that_do_not_start_at_16_bytes_agree_with_float64():
-    shifted = Case(kernels(), "float32", 64, 33)
-    for name in ("x", "y_rounded", "grad"):
-        array = getattr(shifted, name)
-        moved = np.empty(array.size + 1, array.dtype)[1:].reshape(array.shape)
-        moved[:] = array
-        setattr(shifted, name, moved)
-    for operation in OPERATIONS:
-        shifted.check(operation(shifted, Chip()))
+def moved(array: np.ndarray) -> np.ndarray:
+    """The same, one element behind a boundary of 16 bytes."""
+    result = Guarded(array.shape, array.dtype, shift=1).array
+    result[:] = array
+    return result
+
+
+@pytest.mark.parametrize("what", ["rows", "lu", "bias", "results"])
+@pytest.mark.parametrize("math", TOLERANCE)
+def test_arrays_that_do_not_start_at_16_bytes_agree_with_float64(loaded, math, what):
+    for n, rows, chip in ((64, 33, Chip()), (64, 3, Chip()), (576, 5, Chip(shared_limit=96 << 10))):
+        shifted = Case(loaded, math, n, rows)
+        network = shifted.network
+        if what == "rows":
+            for name in ("x", "y_rounded", "h_rounded", "grad"):
+                setattr(shifted, name, moved(getattr(shifted, name)))
+        elif what == "lu":
+            network.lus = [moved(network.lus[0])]
+        elif what == "bias":
+            network.biases = [moved(network.biases[0])]
+        else:
+            network.shift = 1
+        for operation in OPERATIONS:
+            shifted.check(operation(shifted, chip))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_an_infinity_is_what_it_is_in_plain_float32(loaded, operation):
+    found = []
+    for math in ("float32", "tf32x3"):
+        infinite = Case(loaded, math, 96, 33)
+        for array in (infinite.x, infinite.y_rounded, infinite.grad):
+            array[2, 40], array[7, 90] = np.inf, -np.inf
+        infinite.network.lus[0][90, 3] = np.inf
+        with np.errstate(all="ignore"):
+            found.append([result for result, _ in operation(infinite, Chip())])
+    for plain, split in zip(*found, strict=True):
+        assert not np.isfinite(plain).all()
+        np.testing.assert_array_equal(np.isnan(split), np.isnan(plain))
+        infinities = np.isinf(plain)
+        np.testing.assert_array_equal(split[infinities], plain[infinities])
+
+
+def test_sums_of_a_thousand_terms_of_one_sign_keep_the_accuracy_of_float32(loaded):
+    """Tensor cores cut sums off: errors add up where all products go into one of them, to 4e-5.
+
+    Found with sums of eight products: 7e-7, and 1.8e-6 in float32.
+    """
+    errors = []
+    for math in ("float32", "tf32x3"):
+        sums = Case(loaded, math, 1024, 5, positive=True)
+        errors.append(max(np.abs(a - b).max() / np.abs(b).max() for a, b in sums.forward(Chip())))
+    assert errors[1] <= errors[0] <= 3e-6
 
 
 def test_three_tf32_products_are_as_accurate_as_float32():
