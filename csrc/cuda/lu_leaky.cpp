@@ -19,7 +19,9 @@ namespace {
 // float32 goes to tensor cores where the user lets matrix products do so; three TF32 products keep
 // the accuracy of float32, so that nothing is lost by it.
 Problem problem_of(const at::Tensor& rows) {
-  return {scalar_of(rows), at::globalContext().allowTF32CuBLAS(), rows.size(0),
+  using namespace at;
+  const auto precision = globalContext().float32Precision(Float32Backend::CUDA, Float32Op::MATMUL);
+  return {scalar_of(rows), precision == Float32Precision::TF32, rows.size(0),
           static_cast<int>(rows.size(1)), c10::cuda::getCurrentCUDAStream().stream()};
 }
 

@@ -91,6 +91,30 @@ def test_the_squared_error_is_that_of_the_cpu(gpu):
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("write", ("legacy", "new"))
+def test_either_way_of_allowing_tf32_sends_float32_to_tensor_cores(gpu, layer, write):
+    """Torch's older query raises once the newer setting has been written."""
+    Chip().configure(gpu.loaded)
+    found = {}
+    for precision in ("ieee", "tf32"):
+        if write == "new":
+            torch.backends.cuda.matmul.fp32_precision = precision
+        else:
+            torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high"}[precision])
+        try:
+            for dtype in (torch.float32, torch.float64):
+                p = layer(dtype)
+                arguments = (p.x, p.lu, p.bias, *selfcheck.SETTINGS)
+                found[precision, dtype], _ = gpu.lu_leaky(*arguments)
+        finally:
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
+            torch.set_float32_matmul_precision("highest")
+    plain, split = (found[precision, torch.float32] for precision in ("ieee", "tf32"))
+    assert not torch.equal(plain, split)
+    torch.testing.assert_close(plain, split)
+    assert torch.equal(found["ieee", torch.float64], found["tf32", torch.float64])
+
+
 @pytest.mark.parametrize("captured", (False, True))
 def test_the_inverse_follows_its_weights_however_they_are_written(gpu, layer, captured):
     Chip().configure(gpu.loaded)
