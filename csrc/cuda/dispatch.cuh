@@ -52,12 +52,12 @@ void for_math(bool tensor_cores, const F& f) {
   }
 }
 
-// The same for solves, which are float32 for float16 and bfloat16: three TF32 products.
-template <class T, int kRows, class F>
-void for_solve_math(bool tensor_cores, const F& f) {
-  constexpr bool kReduced = sizeof(T) == 2;
-  for_math<Wide<T>, kRows>(kReduced || tensor_cores, [&](auto math) {
-    if constexpr (!kReduced || !std::is_same_v<decltype(math), Type<Ffma<float, kRows>>>) f(math);
+// The same in tiles of another type: float for float16 and bfloat16 is three TF32 products.
+template <class T, class Tile, int kRows, class F>
+void for_tile_math(bool tensor_cores, const F& f) {
+  constexpr bool kWidened = sizeof(T) < sizeof(Tile);
+  for_math<Tile, kRows>(kWidened || tensor_cores, [&](auto math) {
+    if constexpr (!kWidened || !std::is_same_v<decltype(math), Type<Ffma<float, kRows>>>) f(math);
   });
 }
 
@@ -82,21 +82,18 @@ int fused_product_rows(const Device& device, int64_t rows, int n, const Bytes& b
   return n <= kFewColumns && bytes(16) <= device.shared_bytes ? 16 : 0;
 }
 
-// Rows of a fused tile for a solve; 0: window by window.
+// Rows of a fused tile for a solve; 0: window by window, unless a window would be as wide as a row.
+constexpr int kMaxWindow = 512;
 template <class Bytes>
-int fused_solve_rows(const Device& device, int64_t rows, const Bytes& bytes) {
-  const bool fits_64 = bytes(64) <= device.shared_bytes;
-  if (fills(device, rows)) return fits_64 ? 64 : 0;
-  return bytes(16) <= device.shared_bytes ? 16 : 0;
+int fused_solve_rows(const Device& device, int64_t rows, int n, const Bytes& bytes) {
+  const bool full = fills(device, rows);
+  if (full && bytes(64) <= device.shared_bytes) return 64;
+  return (!full || n <= kMaxWindow) && bytes(16) <= device.shared_bytes ? 16 : 0;
 }
 
 // Rows of a tile of a product out of place: many, as soon as such tiles fill the chip.
 template <class T>
 constexpr int kTallRows = std::is_same_v<T, double> ? 16 : 128;
 constexpr int kShortRows = 16;
-
-inline bool is_tall(const Device& device, int64_t rows, int columns) {
-  return blocks(rows, 128) * blocks(columns, kColumns) >= static_cast<unsigned>(device.processors);
-}
 
 }  // namespace invcap::cuda

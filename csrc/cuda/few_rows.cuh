@@ -43,12 +43,11 @@ __global__ void __launch_bounds__(kThreads) few_rows_transposed(const FewRows<T>
   Wide<T> sum[kFewRows] = {};
   // From the vector that holds `begin` on; elements outside of [begin, end) count as zero.
   for (int k = begin / kStep * kStep + lane * kStep; k < end; k += 32 * kStep) {
-    Vector<T, kStep> w = {};
-    if (p.t.aligned) w = load<kStep>(weights + k);
+    const auto w = load_some(weights + k, p.t.aligned, n - k);
 #pragma unroll
     for (int i = 0; i < kStep; ++i) {
       if (k + i < begin || k + i >= end) continue;
-      const auto weight = widen(p.t.aligned ? w.at[i] : weights[k + i]);
+      const auto weight = widen(w.at[i]);
 #pragma unroll
       for (int row = 0; row < kFewRows; ++row) {
         if (row < p.count) sum[row] += widen(p.in[static_cast<int64_t>(row) * n + k + i]) * weight;
@@ -75,14 +74,13 @@ __global__ void __launch_bounds__(kThreads) few_rows_straight(const FewRows<T> p
   const int end = side == Side::below || j0 + kGroup > n ? n : j0 + kGroup;
   Wide<T> sum[kFewRows][kStep] = {};
   for (int k = begin + warp; k < end && j < n; k += kWarps) {
-    const T* weights = p.t.data + static_cast<int64_t>(k) * p.t.stride + j;
-    Vector<T, kStep> w = {};
-    if (p.t.aligned) w = load<kStep>(weights);
+    const auto w =
+        load_some(p.t.data + static_cast<int64_t>(k) * p.t.stride + j, p.t.aligned, n - j);
 #pragma unroll
     for (int i = 0; i < kStep; ++i) {
       if (side == Side::below ? k <= j + i : k >= j + i) continue;
       if (j + i >= n) continue;
-      const auto weight = widen(p.t.aligned ? w.at[i] : weights[i]);
+      const auto weight = widen(w.at[i]);
 #pragma unroll
       for (int row = 0; row < kFewRows; ++row) {
         if (row < p.count) sum[row][i] += widen(p.in[static_cast<int64_t>(row) * n + k]) * weight;

@@ -1,10 +1,13 @@
-// Launches fused_rows for whole networks and single layers.
+// Launches what both directions have in common: fused_rows for whole networks and single layers,
+// trimmed_product, elementwise.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/dispatch.cuh"
+#include "cuda/elementwise.cuh"
 #include "cuda/fused_rows.cuh"
+#include "cuda/trimmed_product.cuh"
 
 namespace invcap::cuda {
 
@@ -22,12 +25,14 @@ struct FusedArguments {
   }
 };
 
-template <Op op, class T, int kRows, class F>
-void for_op_math(bool tensor_cores, const F& f) {
-  if constexpr (is_solve(op)) {
-    for_solve_math<T, kRows>(tensor_cores, f);
+// f(Type<Math>) of an operation in tiles of 64 or of 16 rows.
+template <Op op, class T, class F>
+void for_op_math(bool tensor_cores, int rows, const F& f) {
+  using Tile = std::conditional_t<is_solve(op), Wide<T>, T>;
+  if (rows == 64) {
+    for_tile_math<T, Tile, 64>(tensor_cores, f);
   } else {
-    for_math<T, kRows>(tensor_cores, f);
+    for_tile_math<T, Tile, 16>(tensor_cores, f);
   }
 }
 
@@ -36,17 +41,12 @@ template <Op op, class T>
 int fused_rows_of(const Problem& problem) {
   const auto bytes = [&](int rows) {
     size_t result = 0;
-    const auto take = [&](auto math) {
+    for_op_math<op, T>(problem.tensor_cores, rows, [&](auto math) {
       result = fused_rows_bytes<typename decltype(math)::type>(problem.n);
-    };
-    if (rows == 64) {
-      for_op_math<op, T, 64>(problem.tensor_cores, take);
-    } else {
-      for_op_math<op, T, 16>(problem.tensor_cores, take);
-    }
+    });
     return result;
   };
-  return is_solve(op) ? fused_solve_rows(device(), problem.rows, bytes)
+  return is_solve(op) ? fused_solve_rows(device(), problem.rows, problem.n, bytes)
                       : fused_product_rows(device(), problem.rows, problem.n, bytes);
 }
 
@@ -70,16 +70,11 @@ void launch_fused(const Problem& problem, int tile_rows, const LayerPointers* la
                    static_cast<Wide<T>>(layers[i].negative_slope)};
     p.aligned = p.aligned && is_aligned(p.layers[i].bias, n);
   }
-  const auto start = [&](auto math) {
+  for_op_math<op, T>(problem.tensor_cores, tile_rows, [&](auto math) {
     using Math = typename decltype(math)::type;
     launch(fused_rows<Math, T, op>, {blocks(problem.rows, Math::kRows)}, kThreads,
            fused_rows_bytes<Math>(n), static_cast<cudaStream_t>(problem.stream), p);
-  };
-  if (tile_rows == 64) {
-    for_op_math<op, T, 64>(problem.tensor_cores, start);
-  } else {
-    for_op_math<op, T, 16>(problem.tensor_cores, start);
-  }
+  });
 }
 
 // In launches of kMaxDepth layers, through `out`: a tile reads its rows before it writes them.
@@ -92,6 +87,32 @@ void launch_fused_network(const Problem& problem, int tile_rows, const LayerPoin
     launch_fused<op, T>(problem, tile_rows, layers + first, count, arguments);
     arguments.in = arguments.out;
   }
+}
+
+// In tiles of many rows as soon as such tiles fill the chip.
+template <Side side, bool kTransposed, class T, class Tile>
+void launch_trimmed(const Problem& problem, const TrimmedProduct<T, Tile>& p) {
+  const unsigned column_blocks = blocks(p.last - p.first, kColumns);
+  const auto start = [&](auto math) {
+    using Math = typename decltype(math)::type;
+    launch(trimmed_product<Math, T, side, kTransposed>,
+           {blocks(p.count, Math::kRows) * column_blocks}, kThreads, kTrimmedProductBytes<Math>,
+           static_cast<cudaStream_t>(problem.stream), p);
+  };
+  if (blocks(p.count, 128) * column_blocks >= static_cast<unsigned>(device().processors)) {
+    for_tile_math<T, Tile, kTallRows<Tile>>(problem.tensor_cores, start);
+  } else {
+    for_tile_math<T, Tile, kShortRows>(problem.tensor_cores, start);
+  }
+}
+
+// One of the steps around products and solves of long rows.
+template <Element element, class T, class In, class Out>
+void map(const Problem& problem, const In* in, const void* other, Out* out, double slope) {
+  const int64_t count = problem.rows * problem.n;
+  launch(elementwise<element, In, Out, T>, {blocks(count, kElementThreads)}, kElementThreads, 0,
+         static_cast<cudaStream_t>(problem.stream), in, as<T>(other), out, count, problem.n,
+         static_cast<Wide<T>>(slope));
 }
 
 }  // namespace invcap::cuda

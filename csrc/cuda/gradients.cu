@@ -19,8 +19,6 @@ Slices slices(const Problem& problem) {
   return {std::min(most(128), std::max(1, 256 / tiles)), most(512)};
 }
 
-int64_t rows_a_slice(const Problem& problem, int slices) { return blocks(problem.rows, slices); }
-
 }  // namespace
 
 int64_t gradient_work_elements(const Problem& problem) {
@@ -41,16 +39,17 @@ void weight_gradient(const Problem& problem, double sign, const void* gz, const 
     const bool aligned = is_aligned(gz_rows, n) && is_aligned(h_rows, n) &&
                          is_aligned(gh_rows, n) && is_aligned(x_rows, n);
     const WeightGradient<T> p{
-        gz_rows, h_rows, gh_rows, x_rows, partial, problem.rows, rows_a_slice(problem, weights),
+        gz_rows, h_rows, gh_rows, x_rows, partial, problem.rows, blocks(problem.rows, weights),
         n,       aligned};
     for_math<T, kColumns>(problem.tensor_cores, [&](auto math) {
       using Math = typename decltype(math)::type;
       launch(weight_gradient<Math, T>,
-             {blocks(n, kColumns), blocks(n, kColumns), static_cast<unsigned>(weights)}, kThreads,
-             kWeightGradientBytes<Math>, stream, p);
+             {blocks(n, kColumns) * (blocks(n, kColumns) + 1), static_cast<unsigned>(weights)},
+             kThreads, kWeightGradientBytes<Math>, stream, p);
     });
     launch(bias_gradient<T>, {blocks(n, kThreads), static_cast<unsigned>(bias)}, kThreads, 0,
-           stream, p.gz, problem.rows, rows_a_slice(problem, bias), n, bias_partial);
+           stream, p.gz, problem.rows, static_cast<int64_t>(blocks(problem.rows, bias)), n,
+           bias_partial);
     const auto sum = [&](const Wide<T>* from, int slices, int64_t count, void* to) {
       launch(sum_slices<T>, {blocks(count, kThreads)}, kThreads, 0, stream, from, slices, count,
              static_cast<Wide<T>>(sign), as<T>(to));

@@ -1,8 +1,6 @@
 // Launchers of the directions that multiply: forward, and its backward.
-#include "cuda/elementwise.cuh"
 #include "cuda/few_rows.cuh"
 #include "cuda/fused_launch.cuh"
-#include "cuda/trimmed_product.cuh"
 
 namespace invcap::cuda {
 namespace {
@@ -16,28 +14,17 @@ void product(const Problem& problem, const LayerPointers& layer, const T* bias,
   const T* lu = as<T>(layer.lu);
   const Packed<T> t{lu, n, n, static_cast<Wide<T>>(layer.diagonal), is_aligned(lu, n)};
   const auto slope = static_cast<Wide<T>>(negative_slope);
-  if (problem.rows <= kFewRows) {
-    const FewRows<T> p{in, out, static_cast<int>(problem.rows), t, bias, slope};
-    if constexpr (kTransposed) {
-      launch(few_rows_transposed<T, side>, {blocks(n, kWarps)}, kThreads, 0, stream, p);
-    } else {
-      launch(few_rows_straight<T, side>, {blocks(n, 32 * kWidth<T>)}, kThreads,
-             kFewRowsStraightBytes<T>, stream, p);
-    }
-    return;
+  if (problem.rows > kFewRows) {
+    return launch_trimmed<side, kTransposed>(
+        problem, TrimmedProduct<T, T>{in, out, problem.rows, t, bias, slope, 0, n, 0, n, false,
+                                      is_aligned(in, n)});
   }
-  const TrimmedProduct<T, T> p{in, out,   problem.rows,     t, bias, slope, 0, 0,
-                               n,  false, is_aligned(in, n)};
-  const auto start = [&](auto math) {
-    using Math = typename decltype(math)::type;
-    launch(trimmed_product<Math, T, side, kTransposed>,
-           {blocks(problem.rows, Math::kRows), blocks(n, kColumns)}, kThreads,
-           kTrimmedProductBytes<Math>, stream, p);
-  };
-  if (is_tall(device(), problem.rows, n)) {
-    for_math<T, kTallRows<T>>(problem.tensor_cores, start);
+  const FewRows<T> p{in, out, static_cast<int>(problem.rows), t, bias, slope};
+  if constexpr (kTransposed) {
+    launch(few_rows_transposed<T, side>, {blocks(n, kWarps)}, kThreads, 0, stream, p);
   } else {
-    for_math<T, kShortRows>(problem.tensor_cores, start);
+    launch(few_rows_straight<T, side>, {blocks(n, 32 * kWidth<T>)}, kThreads,
+           kFewRowsStraightBytes<T>, stream, p);
   }
 }
 
@@ -50,12 +37,12 @@ int fused_or_few(const Problem& problem) {
 }  // namespace
 
 int64_t product_work_elements(const Problem& problem) {
-  int64_t elements = 0;
+  bool fused = false;
   for_scalar(problem.scalar, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (fused_or_few<Op::forward, T>(problem) == 0) elements = problem.rows * problem.n;
+    fused = fused_or_few<Op::forward, T>(problem);
   });
-  return elements;
+  return fused ? 0 : problem.rows * problem.n;
 }
 
 void forward(const Problem& problem, const LayerPointers* layers, int depth, const void* x, void* y,
@@ -85,10 +72,7 @@ void backward(const Problem& problem, const LayerPointers& layer, const void* gy
     if (const int rows = fused_or_few<Op::backward, T>(problem)) {
       return launch_fused<Op::backward, T>(problem, rows, &layer, 1, {gy, gx, gh, y, gz});
     }
-    const int64_t count = problem.rows * problem.n;
-    launch(elementwise<Element::times_m, T, T, T>, {blocks(count, kElementThreads)},
-           kElementThreads, 0, static_cast<cudaStream_t>(problem.stream), as<T>(gy), as<T>(y),
-           as<T>(gz), count, problem.n, static_cast<Wide<T>>(layer.negative_slope));
+    map<Element::times_m, T>(problem, as<T>(gy), y, as<T>(gz), layer.negative_slope);
     product<T, Side::below, false>(problem, layer, nullptr, 1, as<T>(gz), as<T>(gh));
     product<T, Side::above, false>(problem, layer, nullptr, 1, as<T>(gh), as<T>(gx));
   });

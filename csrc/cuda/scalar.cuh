@@ -51,6 +51,18 @@ __host__ __device__ bool is_aligned(const T* data, int n) {
   return n % kWidth<T> == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
 }
 
+// A vector of which `count` elements are there, zeros behind them; if `aligned`, all or none.
+template <class T>
+__device__ __forceinline__ Vector<T, kWidth<T>> load_some(const T* from, bool aligned, int count) {
+  if (aligned && count > 0) return load<kWidth<T>>(from);
+  Vector<T, kWidth<T>> values = {};
+#pragma unroll
+  for (int i = 0; i < kWidth<T>; ++i) {
+    if (!aligned && i < count) values.at[i] = from[i];
+  }
+  return values;
+}
+
 template <class T>
 __device__ __forceinline__ T leaky(T z, T slope) {
   return z < 0 ? z * slope : z;

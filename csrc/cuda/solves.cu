@@ -1,14 +1,11 @@
 // Launchers of the directions that solve: the inverse, and its backward.
-#include "cuda/elementwise.cuh"
 #include "cuda/fused_launch.cuh"
 #include "cuda/invert_blocks.cuh"
-#include "cuda/trimmed_product.cuh"
 #include "cuda/window_solve.cuh"
 
 namespace invcap::cuda {
 namespace {
 
-constexpr int kMaxWindow = 512;
 static_assert(kBlock == kColumns);
 
 // The widest window of a long row whose tile of kRows fits in shared memory.
@@ -28,7 +25,7 @@ void solve(const Problem& problem, const LayerPointers& layer, Wide<T>* rows) {
   const auto stream = static_cast<cudaStream_t>(problem.stream);
   const T* lu = as<T>(layer.lu);
   const Packed<T> t{lu, n, n, static_cast<Wide<T>>(layer.diagonal), is_aligned(lu, n)};
-  for_solve_math<T, 16>(problem.tensor_cores, [&](auto math) {
+  for_tile_math<T, Wide<T>, 16>(problem.tensor_cores, [&](auto math) {
     using Math = typename decltype(math)::type;
     const int width = window_columns<Math>(device()), windows = (n + width - 1) / width;
     for (int i = 0; i < windows; ++i) {
@@ -36,19 +33,9 @@ void solve(const Problem& problem, const LayerPointers& layer, Wide<T>* rows) {
       const int last = std::min(first + width, n);
       const int begin = side == Side::below ? last : 0, end = side == Side::below ? n : first;
       if (begin < end) {
-        const TrimmedProduct<T, Wide<T>> update{
-            rows, rows, problem.rows, t, nullptr, 1, first, begin, end, true, is_aligned(rows, n)};
-        const auto start = [&](auto update_math) {
-          using UpdateMath = typename decltype(update_math)::type;
-          launch(trimmed_product<UpdateMath, T, side, kTransposed>,
-                 {blocks(problem.rows, UpdateMath::kRows), blocks(last - first, kColumns)},
-                 kThreads, kTrimmedProductBytes<UpdateMath>, stream, update);
-        };
-        if (is_tall(device(), problem.rows, last - first)) {
-          for_solve_math<T, kTallRows<T>>(problem.tensor_cores, start);
-        } else {
-          for_solve_math<T, kShortRows>(problem.tensor_cores, start);
-        }
+        launch_trimmed<side, kTransposed>(
+            problem, TrimmedProduct<T, Wide<T>>{rows, rows, problem.rows, t, nullptr, 1, first,
+                                                last, begin, end, true, is_aligned(rows, n)});
       }
       const WindowSolve<T> window{rows + first, problem.rows, n,
                                   Packed<T>{lu + static_cast<int64_t>(first) * n + first,
@@ -58,14 +45,6 @@ void solve(const Problem& problem, const LayerPointers& layer, Wide<T>* rows) {
              kThreads, fused_rows_bytes<Math>(last - first), stream, window);
     }
   });
-}
-
-template <Element element, class T, class In, class Out>
-void map(const Problem& problem, const In* in, const void* other, Out* out, double slope) {
-  const int64_t count = problem.rows * problem.n;
-  launch(elementwise<element, In, Out, T>, {blocks(count, kElementThreads)}, kElementThreads, 0,
-         static_cast<cudaStream_t>(problem.stream), in, as<T>(other), out, count, problem.n,
-         static_cast<Wide<T>>(slope));
 }
 
 }  // namespace
@@ -87,12 +66,12 @@ void invert_blocks(const Problem& problem, const LayerPointers* layers, int dept
 }
 
 int64_t solve_work_elements(const Problem& problem) {
-  int64_t elements = 0;
+  bool fused = false;
   for_scalar(problem.scalar, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (fused_rows_of<Op::inverse, T>(problem) == 0) elements = problem.rows * problem.n;
+    fused = fused_rows_of<Op::inverse, T>(problem);
   });
-  return elements;
+  return fused ? 0 : problem.rows * problem.n;
 }
 
 void inverse(const Problem& problem, const LayerPointers* layers, int depth, const void* y, void* x,

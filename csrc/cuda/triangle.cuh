@@ -49,15 +49,7 @@ __device__ __forceinline__ void load_weights(Shared<Tile> tile, const Packed<T>&
         return;
       }
     }
-    Vector<T, kWidth<T>> values = {};
-    if (inside && matrix.aligned) {
-      values = load<kWidth<T>>(from);
-    } else {
-#pragma unroll
-      for (int i = 0; i < kWidth<T>; ++i) {
-        if (row < matrix.n && column + i < matrix.n) values.at[i] = from[i];
-      }
-    }
+    const auto values = load_some(from, matrix.aligned, inside ? matrix.n - column : 0);
 #pragma unroll
     for (int i = 0; i < kWidth<T>; ++i) to[i] = narrow<Tile>(widen(values.at[i]));
   });

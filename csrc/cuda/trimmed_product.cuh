@@ -5,7 +5,9 @@
 //             the next two steps' tiles of both on their way
 //       out[:, J] = leaky(sum + b)     or, as a step of a solve, out[:, J] - sum
 //
-// The K loop is trimmed to the triangle, so half of a dense product's work is never begun.
+// The K loop is trimmed to the triangle, so half of a dense product's work is never begun. Blocks
+// start with a tile's columns, longest K first: a tile of rows is read once, by blocks that run at
+// the same time, and the weights stay in L2.
 #pragma once
 
 #include "cuda/row_pass.cuh"
@@ -20,9 +22,9 @@ struct TrimmedProduct {
   Packed<T> t;
   const T* bias;  // or null
   Wide<T> negative_slope;
-  int first_column, begin, end;  // columns of out from first_column on, K in [begin, end)
-  bool subtract;                 // out - sum
-  bool aligned;                  // rows of in can be read by 16 bytes
+  int first, last, begin, end;  // columns [first, last) of out, K in [begin, end)
+  bool subtract;                // out - sum
+  bool aligned;                 // rows of in can be read by 16 bytes
 };
 
 template <class Math>
@@ -40,8 +42,9 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Math>)
   SharedArrays arrays;
   const auto staged = arrays.take<Tile>(kStages * kRows * kStride);
   const auto weights = arrays.take<Tile>(kStages * kWeightTile<Tile>);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
-  const int j0 = p.first_column + static_cast<int>(blockIdx.y) * kColumns;
+  const int blocks = (p.last - p.first + kColumns - 1) / kColumns, block = blockIdx.x % blocks;
+  const int64_t first = static_cast<int64_t>(blockIdx.x / blocks) * kRows;
+  const int j0 = p.first + (side == Side::below ? block : blocks - 1 - block) * kColumns;
   const int n = p.t.n, stride = p.t.stride;
 
   const auto place = [&](int buffer, int) { return staged + buffer * kRows * kStride; };

@@ -1,9 +1,10 @@
 // glu = strict_lower(gz^T h) + strict_upper(gh^T x), and gb = sum gz: sums over the rows of a
 // batch.
 //
-//     for each 64 x 64 tile of glu and each slice of the rows (a block of threads each):
-//       if the tile meets the lower triangle: sum = gz[slice, I]^T h[slice, J], keep i > j
-//       if it meets the upper triangle:       sum = gh[slice, I]^T x[slice, J], keep i < j
+//     for each 64 x 64 tile of glu, those on the diagonal twice, and each slice of the rows
+//     (a block of threads each):
+//       of the lower triangle: sum = gz[slice, I]^T h[slice, J], keep i >= j
+//       of the upper triangle: sum = gh[slice, I]^T x[slice, J], keep i < j
 //
 // so that no tile computes what belongs to the other triangle, save for the n / 64 on the diagonal.
 // Slices make work for all processors when n is small. Their partial sums are added by a second
@@ -24,8 +25,9 @@ struct WeightGradient {
   bool aligned;  // rows can be read by 16 bytes
 };
 
+// Padded so that 16 rows of two vectors, stored transposed, meet different banks.
 template <class Math>
-constexpr int kOuterStride = kDepth + kRowPadding<typename Math::Tile>;
+constexpr int kOuterStride = kDepth + (sizeof(typename Math::Tile) == 8 ? 2 : 4);
 template <class Math>
 constexpr size_t kWeightGradientBytes =
     sizeof(typename Math::Tile) *
@@ -38,66 +40,61 @@ __global__ void __launch_bounds__(kThreads) weight_gradient(const WeightGradient
   SharedArrays arrays;
   const auto left_tile = arrays.take<T>(kColumns * kOuterStride<Math>);  // transposed: [i][row]
   const auto right_tile = arrays.take<T>(kWeightTile<T>);                // [row][j]
-  const int i0 = blockIdx.x * kColumns, j0 = blockIdx.y * kColumns;
-  const int64_t begin = blockIdx.z * p.slice;
+  const int blocks = (p.n + kColumns - 1) / kColumns;
+  const int block_row = blockIdx.x / (blocks + 1), block = blockIdx.x % (blocks + 1);
+  const bool lower = block <= block_row;
+  const int i0 = block_row * kColumns, j0 = (lower ? block : block - 1) * kColumns;
+  const int64_t begin = blockIdx.y * p.slice;
   const int64_t end = begin + p.slice < p.count ? begin + p.slice : p.count;
-  Wide<T>* out = p.partial + static_cast<int64_t>(blockIdx.z) * p.n * p.n;
+  Wide<T>* out = p.partial + static_cast<int64_t>(blockIdx.y) * p.n * p.n;
 
   // What this thread brings of [first : first + 32, column : column + 64].
   constexpr int kOwn = kDepth * kColumns / kThreads / kStep;
-  struct Own {
-    Vector<T, kStep> at[kOwn];
-  };
-  const auto for_own = [](const auto& f) {
+  // f(own, row, inner): along rows or, where it is to be transposed, two vectors of 16 rows a warp.
+  const auto for_own = [](bool transposed, const auto& f) {
 #pragma unroll
     for (int own = 0; own < kOwn; ++own) {
-      const int i = (own * kThreads + threadIdx.x) * kStep;
-      f(own, i / kColumns, i % kColumns);
-    }
-  };
-  const auto bring = [&](Own& to, const T* from, int64_t first, int column) {
-    for_own([&](int own, int row, int inner) {
-      const bool inside = first + row < end && column + inner < p.n;
-      const T* place = from + (first + row) * p.n + column + inner;
-      to.at[own] = {};
-      if (p.aligned) {
-        if (inside) to.at[own] = load<kStep>(place);
+      const int i = own * kThreads + threadIdx.x, part = i / 32;
+      if (transposed) {
+        f(own, i % 16 + part % 2 * 16, (part / 2 * 2 + i % 32 / 16) * kStep);
       } else {
-#pragma unroll
-        for (int i = 0; i < kStep; ++i) {
-          if (inside && column + inner + i < p.n) to.at[own].at[i] = place[i];
-        }
+        f(own, i * kStep / kColumns, i * kStep % kColumns);
       }
-    });
-  };
-  const auto product = [&](const T* left, const T* right, const auto& keeps) {
-    Math sum;
-    Own lefts, rights;
-    bring(lefts, left, begin, i0);
-    bring(rights, right, begin, j0);
-    for (int64_t first = begin; first < end; first += kDepth) {
-      __syncthreads();  // the previous step has been read
-      for_own([&](int own, int row, int inner) {
-        store_shared(right_tile + (row * kRightStride + inner), rights.at[own]);
-#pragma unroll
-        for (int i = 0; i < kStep; ++i) {
-          left_tile[(inner + i) * kOuterStride<Math> + row] = lefts.at[own].at[i];
-        }
-      });
-      __syncthreads();  // this step is there
-      bring(lefts, left, first + kDepth, i0);
-      bring(rights, right, first + kDepth, j0);
-      sum.template multiply_add<false>(left_tile, kOuterStride<Math>, right_tile);
     }
-    sum.template for_each<false>([&](int row, int column, auto value) {
-      const int i = i0 + row, j = j0 + column;
-      if (i < p.n && j < p.n && keeps(i, j)) {
-        out[static_cast<int64_t>(i) * p.n + j] = i == j ? Wide<T>(0) : value;
-      }
+  };
+  const auto bring = [&](auto& to, bool transposed, const T* from, int64_t first, int column) {
+    for_own(transposed, [&](int own, int row, int inner) {
+      const int count = first + row < end ? p.n - column - inner : 0;
+      to[own] = load_some(from + (first + row) * p.n + column + inner, p.aligned, count);
     });
   };
-  if (i0 >= j0) product(p.gz, p.h, [](int i, int j) { return i >= j; });
-  if (i0 <= j0) product(p.gh, p.x, [](int i, int j) { return i < j; });
+  const T *left = lower ? p.gz : p.gh, *right = lower ? p.h : p.x;
+  Math sum;
+  Vector<T, kStep> lefts[kOwn], rights[kOwn];
+  bring(lefts, true, left, begin, i0);
+  bring(rights, false, right, begin, j0);
+  for (int64_t first = begin; first < end; first += kDepth) {
+    __syncthreads();  // the previous step has been read
+    for_own(false, [&](int own, int row, int inner) {
+      store_shared(right_tile + (row * kRightStride + inner), rights[own]);
+    });
+    for_own(true, [&](int own, int row, int inner) {
+#pragma unroll
+      for (int i = 0; i < kStep; ++i) {
+        left_tile[(inner + i) * kOuterStride<Math> + row] = lefts[own].at[i];
+      }
+    });
+    __syncthreads();  // this step is there
+    bring(lefts, true, left, first + kDepth, i0);
+    bring(rights, false, right, first + kDepth, j0);
+    sum.template multiply_add<false>(left_tile, kOuterStride<Math>, right_tile);
+  }
+  sum.template for_each<false>([&](int row, int column, auto value) {
+    const int i = i0 + row, j = j0 + column;
+    if (i < p.n && j < p.n && (i >= j) == lower) {
+      out[static_cast<int64_t>(i) * p.n + j] = i == j ? Wide<T>(0) : value;
+    }
+  });
 }
 
 // partial[slice] = sum of the rows of gz in each slice, one thread a column.

@@ -25,20 +25,19 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Math>)
                      arrays.take<Tile>(kStages * kWeightTile<Tile>)};
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kRows;
   const int padded = rows.stride - kRowPadding<Tile>;
-  for (int i = threadIdx.x; i < kRows * padded; i += kThreads) {
-    const int row = i / padded, column = i % padded;
-    const bool inside = first + row < p.count && column < p.t.n;
-    rows.data[row * rows.stride + column] =
-        inside ? p.rows[(first + row) * p.stride + column] : Tile(0);
-  }
+  const auto for_each = [&](const auto& f) {
+    for (int i = threadIdx.x; i < kRows * padded; i += kThreads) {
+      const int row = i / padded, column = i % padded;
+      const bool inside = first + row < p.count && column < p.t.n;
+      f(rows.data[row * rows.stride + column], p.rows + (first + row) * p.stride + column, inside);
+    }
+  };
+  for_each([](auto&& own, Wide<T>* place, bool inside) { own = inside ? *place : Tile(0); });
   solve_pass<Math, side, kTransposed>(rows, p.t, p.inverse);
   __syncthreads();  // the pass is done
-  for (int i = threadIdx.x; i < kRows * padded; i += kThreads) {
-    const int row = i / padded, column = i % padded;
-    if (first + row < p.count && column < p.t.n) {
-      p.rows[(first + row) * p.stride + column] = rows.data[row * rows.stride + column];
-    }
-  }
+  for_each([](auto&& own, Wide<T>* place, bool inside) {
+    if (inside) *place = own;
+  });
 }
 
 }  // namespace invcap::cuda
