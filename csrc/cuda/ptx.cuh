@@ -69,14 +69,8 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kInFlight) : "memory");
 }
 
-// Rounded to nearest, ties away from zero.
-__device__ __forceinline__ uint32_t to_tf32(float a) {
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(a));
-  return rounded;
-}
-
-// D += A B of a warp: D 16 x 8, A 16 x 8 (TF32) or 16 x 16, B 8 or 16 x 8.
+// D += A B of a warp: D 16 x 8, A 16 x 8 (TF32: the 19 upper bits of a float) or 16 x 16, B 8 or
+// 16 x 8.
 #define INVCAP_MMA(shape_and_types)                                     \
   asm volatile("mma.sync.aligned." shape_and_types                      \
                " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \

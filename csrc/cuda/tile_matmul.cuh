@@ -180,18 +180,18 @@ struct TensorCore : WarpTiles<kRowCount> {
 
 // float32 = big + small, both TF32; a w = big big + big small + small big, which leaves out only
 // small small, 2^-22 of the product. Tensor cores cut sums off instead of rounding them, so each
-// depth of 8 gets sums of its own, which are added as any float32: the error of plain float32. An
-// infinity has no small part, and no part in the corrections, lest it meet a zero there.
+// depth of 8 gets sums of its own, which are added as any float32: the error of plain float32.
 template <int kRowCount>
 struct Tf32x3 : WarpTiles<kRowCount> {
   using Tile = float;
   using Base = WarpTiles<kRowCount>;
 
-  static __device__ void split(float a, uint32_t& big, uint32_t& finite, uint32_t& small) {
-    big = to_tf32(a);
-    const bool infinite = (big & 0x7fffffff) == 0x7f800000;
-    finite = infinite ? 0 : big;
-    small = infinite ? 0 : to_tf32(a - __uint_as_float(big));
+  // big is rounded to nearest and never infinite: an infinity, or NaN, is in small alone. Of small,
+  // a tensor core cuts off the two bits that it cannot hold.
+  static __device__ void split(float a, uint32_t& big, uint32_t& small) {
+    constexpr float kMost = 0x1.ffcp127f;  // of TF32
+    big = (__float_as_uint(fmaxf(fminf(a, kMost), -kMost)) + 0x1000) & 0xffffe000;
+    small = __float_as_uint(a - __uint_as_float(big));
   }
 
   template <bool kTransposed>
@@ -200,26 +200,25 @@ struct Tf32x3 : WarpTiles<kRowCount> {
     const int group = Base::group(), member = Base::member();
 #pragma unroll
     for (int k = 0; k < kDepth; k += 8) {
-      uint32_t big_left[4], finite_left[4], small_left[4];
+      uint32_t big_left[4], small_left[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = Base::first_row() + group + i % 2 * 8;
-        split(a[row * a_stride + k + member + i / 2 * 4], big_left[i], finite_left[i],
-              small_left[i]);
+        split(a[row * a_stride + k + member + i / 2 * 4], big_left[i], small_left[i]);
       }
 #pragma unroll
       for (int t = 0; t < Base::kTiles; ++t) {
         const int column = Base::first_column() + t * 8 + group;
-        uint32_t big_right[2], finite_right[2], small_right[2];
+        uint32_t big_right[2], small_right[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int depth = k + member + i * 4;
           split(w[kTransposed ? column * kStride + depth : depth * kStride + column], big_right[i],
-                finite_right[i], small_right[i]);
+                small_right[i]);
         }
         float part[4] = {};
-        mma_tf32(part, small_left, finite_right);
-        mma_tf32(part, finite_left, small_right);
+        mma_tf32(part, small_left, big_right);
+        mma_tf32(part, big_left, small_right);
         mma_tf32(part, big_left, big_right);
 #pragma unroll
         for (int i = 0; i < 4; ++i) Base::sum[t][i] += part[i];

@@ -45,6 +45,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, simt::Site site = simt:
 }
 
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint32_t __float_as_uint(float a) { return std::bit_cast<uint32_t>(a); }
 
 // The upper half of a float32, rounded to nearest even.
 struct __nv_bfloat16 {

@@ -20,11 +20,6 @@ void wait_for_copies(Site site = Site::current()) {
   simt::wait_for_copies(kInFlight, site);
 }
 
-// Rounded to nearest, ties away from zero, as cvt.rna.tf32.f32 does it.
-inline uint32_t to_tf32(float a) {
-  return std::isnan(a) ? 0x7fffffffu : (std::bit_cast<uint32_t>(a) + 0x1000u) & 0xffffe000u;
-}
-
 // Terms summed as a tensor core of sm_80 does it: each is cut off beyond 24 bits below the leading
 // one of the largest, and their sum to the 24 bits of a float32. (sm_90 keeps one bit more.)
 template <size_t kTerms>

@@ -145,7 +145,7 @@ void touch(size_t begin, const char* access, Site site, const After& after) {
   constexpr size_t kCount = kBytes / kCellBytes;
   std::array<Cell, kCount> cells;
   Cell* const place = &block.cells[begin / kCellBytes];
-  std::memcpy(&cells, place, sizeof(cells));
+  std::memcpy(static_cast<void*>(&cells), place, sizeof(cells));
   Touch differences = 0;
   for (const Cell& cell : cells) {
     differences |= (cell.write ^ cells[0].write) | (cell.read ^ cells[0].read);

@@ -55,8 +55,7 @@ void summed(const std::string& fault, const float* in, float* out) {
   out[me] = sum;
 }
 
-// Each of two blocks turns its half of `out` to ones, or both turn the same half; a reader takes the
-// half of its neighbour.
+// Two blocks write a half of `out` each, or the same half, or what their neighbour's half holds.
 void between_blocks(const std::string& fault, const float*, float* out) {
   const int half = kThreads / 2, block = blockIdx.x;
   if (fault == "stale") {
@@ -72,9 +71,9 @@ void product(const float* a, const float* b, float* out) {
   const int group = threadIdx.x / 4, member = threadIdx.x % 4;
   uint32_t left[4], right[2];
   for (int r = 0; r < 4; ++r) {
-    left[r] = to_tf32(a[(group + 8 * (r % 2)) * 8 + member + 4 * (r / 2)]);
+    left[r] = __float_as_uint(a[(group + 8 * (r % 2)) * 8 + member + 4 * (r / 2)]);
   }
-  for (int r = 0; r < 2; ++r) right[r] = to_tf32(b[(member + 4 * r) * 8 + group]);
+  for (int r = 0; r < 2; ++r) right[r] = __float_as_uint(b[(member + 4 * r) * 8 + group]);
   float sum[4] = {};
   mma_tf32(sum, left, right);
   for (int r = 0; r < 4; ++r) out[(group + 8 * (r / 2)) * 8 + member * 2 + r % 2] = sum[r];
@@ -107,4 +106,3 @@ extern "C" const char* run_nothing(unsigned x, unsigned y, unsigned z, unsigned 
                                    size_t shared_bytes) {
   return reported([&] { simt::launch({x, y, z}, threads, shared_bytes, [] {}); });
 }
-extern "C" uint32_t tf32_of(float a) { return to_tf32(a); }
