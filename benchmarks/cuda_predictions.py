@@ -2,9 +2,11 @@
 
     python benchmarks/cuda_predictions.py
 
-The model is deliberately small: a kernel is launches and steps; a step is whatever takes longest of
-arithmetic, shared memory and L2, and what a barrier costs. Its numbers stand below, one by one, so
-that a measurement can say which of them is wrong.
+The model is deliberately small: a kernel is launches, steps and traffic. A step is whatever takes
+longest of arithmetic, shared memory and L2, and what a barrier costs; a kernel takes no less than
+its bytes from memory, which depend on the order of its grid. Beside each prediction stands its
+ratio to a dense layer by cuBLAS, predicted as plainly. The numbers stand below, one by one, so that
+a measurement can say which of them is wrong.
 """
 
 from collections.abc import Callable
@@ -15,10 +17,13 @@ SIZES, BATCHES = (384, 1024, 4096), (1, 64, 1024, 65536)
 PROCESSORS, CLOCK = 132, 1.7e9
 HBM, HBM_REACHED = 3.35e12, 0.8  # bytes a second, and the part of them that streaming reaches
 L2 = 24  # bytes a clock and processor, with all of them reading
+L2_BYTES = 50e6 / 2  # a processor's half: what lies in the other half is copied into this one
 SHARED_BYTES = 227 << 10
 LAUNCH = 3e-6
 BARRIER = 200  # clocks of a step for barrier, wait and addresses
 BLOCK, DEPTH = 64, 32
+# cuBLAS: the part of the peak that its tiles reach, by their sides, once they fill the chip.
+DENSE_TILES = {(128, 256): 0.75, (128, 128): 0.65, (64, 64): 0.4}
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,10 @@ class Math:
     products: int
     clocks: dict[int, int]
 
-    def step(self, rows: int) -> float:
-        weights = DEPTH * BLOCK * self.bytes / L2
-        return (max(self.clocks[rows], weights) + BARRIER) / CLOCK
+    def step(self, rows: int, staged: int = 0) -> float:
+        """Seconds; `staged`: elements that it reads beside its weights."""
+        read = (DEPTH * BLOCK + staged) * self.bytes / L2
+        return (max(self.clocks[rows], read) + BARRIER) / CLOCK
 
     def fits(self, rows: int, n: int) -> bool:
         stride = ceil(n / BLOCK) * BLOCK + 16 // self.tile_bytes
@@ -52,12 +58,14 @@ class Math:
 
 
 # FFMA: 4 clocks of shared memory for each vector of a warp, R / 16 + 4 of them for 4 k.
-# Tensor cores: a 4-byte read of a warp a clock; mma.sync at 60 % of the peak.
+# Tensor cores: a 4-byte read of a warp a clock; mma.sync at 60 % of the peak. Three TF32 products
+# are bound by what a scheduler issues, an instruction a clock for its two warps: 6 for an operand
+# that is read and split, 7 for each 16 x 8 x 8 of a product and its sums, 100 around them.
 FFMA = Math("float32", 4, 4, 67e12, 1, {16: 1280, 64: 2048, 128: 3072})
-TF32 = Math("three TF32", 4, 4, 495e12, 3, {16: 250, 64: 700, 128: 1400})
+TF32 = Math("three TF32", 4, 4, 495e12, 3, {16: 544, 64: 1000, 128: 1608})
 BF16 = Math("bfloat16", 2, 2, 989e12, 1, {16: 96, 64: 200, 128: 400})
 # Solves of bfloat16: three TF32 products on float32 tiles, weights converted on their way.
-BF16_SOLVE = Math("bfloat16", 2, 4, 495e12, 3, {16: 350, 64: 800, 128: 1500})
+BF16_SOLVE = Math("bfloat16", 2, 4, 495e12, 3, {16: 644, 64: 1100, 128: 1708})
 MATHS = (FFMA, TF32, BF16)
 
 
@@ -76,20 +84,39 @@ def floor(math: Math, n: int, rows: int) -> float:
     return max(data / HBM, 2 * rows * n * n * math.products / math.peak)
 
 
+def moved(data: float) -> float:
+    return data / (HBM * HBM_REACHED)
+
+
 def streamed(data: float) -> float:
-    return LAUNCH + data / (HBM * HBM_REACHED)
+    return LAUNCH + moved(data)
+
+
+def times_read(data: float, groups: float) -> float:
+    """How often data comes from memory that `groups` of blocks read, one group after another."""
+    return 1 if data <= L2_BYTES else max(groups, 1)
 
 
 def fused(math: Math, n: int, rows: int, tile: int) -> float:
-    waves = ceil(rows / tile / PROCESSORS)
-    return LAUNCH + waves * 2 * pass_steps(n) * math.step(tile)
+    weights = n * n * math.bytes
+    tiles = ceil(rows / tile)
+    data = 3 * rows * n * math.bytes + weights * times_read(weights, tiles / PROCESSORS)
+    waves = ceil(tiles / PROCESSORS)
+    return LAUNCH + max(waves * 2 * pass_steps(n) * math.step(tile), moved(data))
 
 
 def trimmed(math: Math, n: int, rows: int, steps: int, longest: int, columns: int) -> float:
-    tall = ceil(rows / 128) * ceil(columns / BLOCK) >= PROCESSORS
+    """A product out of place: blocks of a tile of rows start together, longest first."""
+    column_blocks = ceil(columns / BLOCK)
+    tall = ceil(rows / 128) * column_blocks >= PROCESSORS
     tile = 128 if tall else 16
     total = ceil(rows / tile) * steps
-    return LAUNCH + max(total / PROCESSORS, longest) * math.step(tile)
+    # Two blocks a processor run at a time; their tiles of rows share what they read of the weights.
+    groups = ceil(rows / tile) * column_blocks / (2 * PROCESSORS)
+    weights = steps * DEPTH * BLOCK * math.bytes
+    data = (n + columns) * rows * math.tile_bytes + weights * times_read(weights, groups)
+    slots = max(total / PROCESSORS, longest)
+    return LAUNCH + max(slots * math.step(tile, tile * DEPTH), moved(data))
 
 
 def product(math: Math, n: int, rows: int) -> float:
@@ -103,12 +130,18 @@ def product(math: Math, n: int, rows: int) -> float:
     return 2 * trimmed(math, n, rows, pass_steps(n), 2 * ceil(n / BLOCK), n)
 
 
+def backward_product(math: Math, n: int, rows: int) -> float:
+    """The same behind gz = m gy, which only a fused kernel has in it."""
+    is_fused = rows > 32 * PROCESSORS and math.fits(64, n)
+    return product(math, n, rows) + (0 if is_fused else streamed(3 * rows * n * math.bytes))
+
+
 def solve(math: Math, n: int, rows: int) -> float:
     """Two solves, beside the comparison of the diagonal blocks."""
     math = solving(math)
     blocks = LAUNCH + 2e-6
     full = rows > 32 * PROCESSORS
-    for tile, taken in ((64, full), (16, not full)):
+    for tile, taken in ((64, full), (16, not full or n <= 512)):
         if taken and math.fits(tile, n):
             return blocks + fused(math, n, rows, tile)
     width = 512
@@ -126,19 +159,54 @@ def solve(math: Math, n: int, rows: int) -> float:
 
 def weight_gradient(math: Math, n: int, rows: int) -> float:
     """Tiles of both triangles, slices added, bias gradient: four launches."""
-    tiles = ceil(n / BLOCK) ** 2
-    slices = min(max(rows // 128, 1), max(1, 256 // tiles))
+    blocks = ceil(n / BLOCK)
+    tiles = blocks * (blocks + 1)
+    slices = min(max(rows // 128, 1), max(1, 256 // blocks**2))
     steps = ceil(rows / slices / DEPTH)
     waves = ceil(tiles * slices / PROCESSORS)
     # Both operands go through registers, one transposed: half as long again as a step of weights.
-    return 4 * LAUNCH + waves * steps * 1.5 * math.step(64) + streamed(slices * n * n * 4 * 2)
+    work = waves * steps * 1.5 * math.step(64, BLOCK * DEPTH)
+    # The block rows that run at a time share what they stream of h and x.
+    operand = rows * n * math.bytes
+    groups = tiles * slices / (2 * PROCESSORS)
+    data = 2 * operand + 2 * operand * times_read(operand, groups)
+    sums = streamed(slices * n * n * 4 * 2) + streamed(operand)
+    return 2 * LAUNCH + max(work, moved(data)) + sums
 
 
-OPERATIONS = {
-    "forward": product,
-    "inverse": solve,
-    "backward": lambda *a: product(*a) + weight_gradient(*a),
-    "inverse backward": lambda *a: solve(*a) + weight_gradient(*a),
+def dense(math: Math, rows: int, columns: int, depth: int) -> float:
+    """One product by cuBLAS in the tiles that suit it best; float32 on tensor cores is one TF32."""
+    data = (rows * depth + depth * columns + rows * columns) * math.bytes
+    if min(rows, depth) <= 4:
+        return streamed(data)
+    times = []
+    for (high, wide), reached in DENSE_TILES.items():
+        tiles = ceil(rows / high) * ceil(columns / wide)
+        # Too few tiles to fill the chip are split along the depth, down to 256 each.
+        parts = max(1, min(PROCESSORS // tiles, depth // 256))
+        waves = ceil(tiles * parts / PROCESSORS)
+        flops = waves * PROCESSORS * 2 * high * wide * depth / parts
+        times.append(flops / (math.peak * reached))
+    return LAUNCH + max(min(times), moved(data))
+
+
+def dense_layer(math: Math, n: int, rows: int) -> float:
+    """F.linear and leaky_relu, or the same with a kept inverse weight the other way round."""
+    return dense(math, rows, n, n) + streamed(2 * rows * n * math.bytes)
+
+
+def dense_backward(math: Math, n: int, rows: int) -> float:
+    """Both gradients, gz and the sum for the bias."""
+    products = dense(math, rows, n, n) + dense(math, n, n, rows)
+    return products + streamed(3 * rows * n * math.bytes) + streamed(rows * n * math.bytes)
+
+
+Prediction = Callable[[Math, int, int], float]
+OPERATIONS: dict[str, tuple[Prediction, Prediction]] = {
+    "forward": (product, dense_layer),
+    "inverse": (solve, dense_layer),
+    "backward": (lambda *a: backward_product(*a) + weight_gradient(*a), dense_backward),
+    "inverse backward": (lambda *a: solve(*a) + weight_gradient(*a), dense_backward),
 }
 
 
@@ -147,17 +215,31 @@ def microseconds(seconds: float) -> str:
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
-def print_table(title: str, predict: Callable[[Math, int, int], float]) -> None:
+def over_dense(ours: Prediction, cublas: Prediction) -> Callable[[Math, int, int], str]:
+    """Our time, and how many times that of cuBLAS it is."""
+
+    def cell(math: Math, n: int, rows: int) -> str:
+        seconds, dense_seconds = ours(math, n, rows), cublas(math, n, rows)
+        return f"{microseconds(seconds)} ({seconds / dense_seconds:.1f})"
+
+    return cell
+
+
+def print_table(title: str, cell: Callable[[Math, int, int], str]) -> None:
     print(f"| {title} | n | " + " | ".join(f"B = {rows}" for rows in BATCHES) + " |")
     print("| --- | --- |" + " --- |" * len(BATCHES))
     for math in MATHS:
         for n in SIZES:
-            times = " | ".join(microseconds(predict(math, n, rows)) for rows in BATCHES)
-            print(f"| {math.name} | {n} | {times} |")
+            cells = " | ".join(cell(math, n, rows) for rows in BATCHES)
+            print(f"| {math.name} | {n} | {cells} |")
     print()
 
 
+def main() -> None:
+    print_table("floor", lambda *a: microseconds(floor(*a)))
+    for name, predictions in OPERATIONS.items():
+        print_table(name, over_dense(*predictions))
+
+
 if __name__ == "__main__":
-    print_table("floor", floor)
-    for name, operation in OPERATIONS.items():
-        print_table(name, operation)
+    main()
