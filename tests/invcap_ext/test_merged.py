@@ -196,10 +196,13 @@ def test_many_rows_of_a_frozen_layer_take_the_kept_inverse_and_few_do_not() -> N
         assert torch.equal(layer.inverse(y), substituted) == same
 
 
+@pytest.mark.parametrize("scale", (False, True), ids=("", "scale"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
-def test_a_merged_network_is_the_network_in_both_directions(dtype: torch.dtype) -> None:
-    network = make_network(diagonal=-0.9, dtype=dtype)
+def test_a_merged_network_is_the_network_in_both_directions(dtype: torch.dtype, scale) -> None:
+    network = make_network(diagonal=-0.9, dtype=dtype, scale=scale)
     network.layers[0].bias = None
+    if scale:
+        network.layers[0].log_scale.data.uniform_(-1, 1)
     merged = network.merged()
     x = rows().to(dtype).reshape(2, 20, N)
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
