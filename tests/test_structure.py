@@ -12,7 +12,7 @@ MOST_LINES = 400
 CODE = {".py", ".pyi", ".h", ".cpp", ".cu", ".cuh", ".html", ".css", ".js"}
 # Folders and modules of invcap, lowest floor first. None imports from its own floor or above.
 FLOORS = (
-    {"checks", "files", "hashing"},
+    {"checks", "files", "hashing", "phrases"},
     {"figures", "data"},
     {"training"},
     {"encoders"},

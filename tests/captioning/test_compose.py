@@ -1,35 +1,5 @@
 import pytest
 
-from invcap.captioning.compose import compositions, differences
-
-
-def parts(here: str, there: str) -> set[tuple[str, str]]:
-    """What is replaced by what."""
-    words = here.split()
-    return {
-        (" ".join(words[start:end]), " ".join(part))
-        for (start, end), part in differences(words, there.split())
-    }
-
-
-def test_stretches_are_replaced_whole_together_and_word_by_word():
-    assert parts("a red star", "a red star") == set()
-    assert parts("a star on the left", "a star in the top corner") == {
-        ("on", "in"),
-        ("left", "top corner"),
-        ("on the left", "in the top corner"),
-    }
-    assert parts("a large red star", "a small blue star") == {
-        ("large red", "small blue"),
-        ("large", "small"),
-        ("red", "blue"),
-    }
-
-
-def test_parts_are_put_in_one_at_a_time():
-    found = list(compositions(["a red star on a dark field"], ["a blue star on a dark sky"]))
-    assert found == ["a blue star on a dark field", "a red star on a dark sky"]
-
 
 @pytest.mark.slow
 def test_what_is_composed_is_as_near_as_the_candidates_or_nearer(captioner, images):

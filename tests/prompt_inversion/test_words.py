@@ -47,7 +47,11 @@ def test_the_order_decides_where_the_likelihood_hardly_does(
     latents = pipeline.model.encode_images(pictures)[0]
     bounds = torch.tensor(nats, dtype=torch.float64) / latents.numel()
     model = pipeline.model
-    monkeypatch.setattr(model, "encode_prompts", lambda prompts: Conditioning({"bound": bounds}))
+    monkeypatch.setattr(
+        model,
+        "encode_prompts",
+        lambda prompts: Conditioning({"bound": bounds[["abc".index(one) for one in prompts]]}),
+    )
     monkeypatch.setattr(
         words,
         "bound_terms",
@@ -105,5 +109,5 @@ def test_without_a_captioner_the_words_are_the_start_or_the_nearest_tokens(pipel
     read = pipeline.invert(pictures, "a red square", settings, "token_vectors", words=True)
     nearest = read_vectors(pipeline.model, read.token_vectors)
     assert all(p in ("a red square", n) for p, n in zip(read.prompts, nearest, strict=True))
-    with pytest.raises(ValueError, match="words need a captioner or a start that is a sentence"):
+    with pytest.raises(ValueError, match="words need sentences, a proposer, a captioner or a"):
         pipeline.invert(pictures, torch.zeros(77, 16), STILL, words=True)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from invcap.captioning.caption import Caption, captions, ranked
 from invcap.captioning.card import ABOUT, make_card
-from invcap.captioning.compose import compositions
 from invcap.captioning.nearest import EXACT_UP_TO, NearestIndex, nearest
 from invcap.captioning.objectives import widened
 from invcap.captioning.refine import refine, refinement
@@ -30,6 +29,7 @@ from invcap.encoders.load import load_image_encoder
 from invcap.encoders.sentences import SentenceEncoder
 from invcap.figures import write_image
 from invcap.files import read_json, read_tensors, write_json, write_tensors, write_text
+from invcap.phrases import compositions
 from invcap_ext import InvertibleNetwork
 
 FORMAT = 1

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from invcap.cli.options import (
+    DEFAULT_CACHE,
     DTYPES,
+    Cache,
     Device,
     Diffusion,
     Dtype,
@@ -31,7 +33,14 @@ Offload = Annotated[
 )
 def score(
     picture: Annotated[Path, typer.Argument(help="Image file.")],
-    prompts: Annotated[list[str], typer.Argument(help="Sentences.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Sentences.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="Text file of sentences, one a line, in place of PROMPTS."),
+    ] = None,
+    winners: Annotated[
+        int, typer.Option(help="Of a file's prompts, how many are measured to the end.")
+    ] = 10,
     model: Diffusion = None,
     dtype: Dtype = "float32",
     device: Device = "auto",
@@ -45,21 +54,30 @@ def score(
 
     Differences are to the best. All prompts share the same noise samples, so the errors of
     differences are far smaller than those of the bounds.
+
+    A file may hold thousands of prompts: the likelier half goes on to twice as many noise samples,
+    and so on. The winners are printed, the best first.
     """
     import torch
 
     from invcap.prompt_inversion import PromptInversionPipeline
     from invcap.training.devices import resolve_device
 
+    if bool(prompts) == (file is not None):
+        raise ValueError("expected either PROMPTS or --prompts FILE")
+    asked = _read_sentences(file) if file is not None else prompts or []
     where = resolve_device(device)
     _check_offload(offload, where)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
     pipeline = _place(weights, where, offload)
     generator = torch.Generator().manual_seed(seed)
     pixels = parse_size(size) if size else None
-    found = pipeline.log_likelihood(picture, prompts, draws, generator, pixels)
+    if file is None:
+        found = pipeline.log_likelihood(picture, asked, draws, generator, pixels)
+    else:
+        found = pipeline.likeliest(picture, asked, winners, draws, generator, pixels)
     result = found.rows()
-    width = max(map(len, prompts))
+    width = max(map(len, found.prompts))
     lines = [f"{'prompt':{width}}  {'bound':>9}  {'error':>7}  {'to best':>9}  {'error':>7}"]
     lines += [
         f"{r['prompt']:{width}}  {r['log_likelihood']:9.4f}  {r['standard_error']:7.4f}  "
@@ -93,9 +111,32 @@ def invert(
     words: Annotated[
         bool,
         typer.Option(
-            help="Also find the likeliest prompt in words, among what --captioner says, the start, "
-            "and what --token-vectors are read as."
+            help="Also find the likeliest prompt in words, among what --captioner and --proposer "
+            "say, the start, and what --token-vectors are read as; with --data or --sentences by a "
+            "search in their vocabulary."
         ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Captioned images, as of `invcap train`, whose captions words are of."),
+    ] = None,
+    sentences: Annotated[
+        Path | None, typer.Option(help="Text file of sentences, one a line, that words are of.")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Most UNet evaluations of the search for an image.")
+    ] = None,
+    cache: Cache = DEFAULT_CACHE,
+    proposer: Annotated[
+        str | None,
+        typer.Option(help="Image-to-text model of transformers: folder or hub name."),
+    ] = None,
+    proposer_prompt: Annotated[
+        str, typer.Option(help="What --proposer is told beside each image.")
+    ] = "",
+    write_txt: Annotated[
+        bool,
+        typer.Option("--write-txt", help="Write the words to NAME.txt beside the folder NAME."),
     ] = False,
     together: Annotated[
         bool, typer.Option(help="Find one embedding for all pictures, in the folder `together`.")
@@ -141,6 +182,7 @@ def invert(
     from invcap.prompt_inversion import PromptInversionPipeline, bulk
     from invcap.prompt_inversion.parametrization import Parametrization
     from invcap.prompt_inversion.settings import default_settings
+    from invcap.prompt_inversion.word_search import SearchSettings, WordSearch
     from invcap.training.devices import start_processes
 
     if token_vectors and pooled:
@@ -161,6 +203,10 @@ def invert(
         average=average,
     )
     over: Parametrization = "conditioning" if pooled else "hidden_states"
+    bank = None
+    if data is not None or sentences is not None:
+        bank = _bank(pipeline.model, data, sentences, cache, processes)
+    search = SearchSettings(**given(budget=budget)) if bank else None
     settings = bulk.RunSettings(
         parse_size(size) if size else pipeline.size,
         default_settings(start, pipeline.model.schedule, **overrides),
@@ -168,6 +214,10 @@ def invert(
         captioner=str(captioner) if captioner else None,
         starts=str(starts) if starts else None,
         words=words,
+        sentences=bank.identity if bank else None,
+        search=search,
+        proposer=" ".join(filter(None, [proposer, proposer_prompt])) or None,
+        write_txt=write_txt,
         over="token_vectors" if token_vectors else over,
         seed=seed,
         guidance_scale=guidance_scale,
@@ -176,7 +226,10 @@ def invert(
         negative=negative,
     )
     says = _captioner(captioner, processes.device)
-    result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says)
+    found = WordSearch(
+        bank, _proposer(proposer, proposer_prompt, processes.device), **given(settings=search)
+    )
+    result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says, found)
     processes.end_training()
     if processes.is_main_process:
         lines = (
@@ -210,6 +263,42 @@ def _captioner(folder: Path | None, device: Any) -> Any:
     from invcap.captioning import InvertibleCaptioner
 
     return InvertibleCaptioner.from_pretrained(folder).to(device)
+
+
+def _proposer(name: str | None, prompt: str, device: Any) -> Any:
+    if name is None:
+        return None
+    from invcap.prompt_inversion.proposer import Proposer
+
+    return Proposer(name, prompt).to(device)
+
+
+def _bank(model: Any, data: str | None, file: Path | None, cache: Path, processes: Any) -> Any:
+    """The captions of some data and the lines of a file, as a bank of sentences."""
+    from invcap.data import load_examples
+    from invcap.prompt_inversion.bank import make_bank
+
+    sentences = [] if file is None else _read_sentences(file)
+    if data is not None:
+        for example in load_examples(data).examples:
+            sentences += example.captions
+    return make_bank(model, sentences, cache, processes)
+
+
+def _read_sentences(file: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        ValueError: it is no text file, or holds no sentence.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected a text file of sentences: {error}") from None
+    sentences = [line.strip() for line in lines if line.strip()]
+    if not sentences:
+        raise ValueError(f"{file}: expected a sentence on each line, got none")
+    return sentences
 
 
 def _dtype(name: str) -> Any:

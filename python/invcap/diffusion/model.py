@@ -120,6 +120,14 @@ class FrozenTextToImage(ABC):
         for prompt in prompts:
             self.check_prompt(prompt)
 
+    def can_read(self, prompt: str) -> bool:
+        """Whether a prompt has words, and not too many."""
+        try:
+            self.check_prompt(prompt)
+        except ValueError:
+            return False
+        return True
+
     @property
     @abstractmethod
     def token_table(self) -> Tensor:

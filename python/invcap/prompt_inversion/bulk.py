@@ -16,7 +16,7 @@ from PIL import Image
 from invcap.checks import check_at_least
 from invcap.data import fit_image
 from invcap.data.images import open_image
-from invcap.files import read_json, remove_unfinished, write_json
+from invcap.files import read_json, remove_unfinished, write_json, write_text
 from invcap.hashing import check_identity, same_signature
 from invcap.prompt_inversion.inputs import check_inputs
 from invcap.prompt_inversion.joint import check_joint
@@ -24,8 +24,10 @@ from invcap.prompt_inversion.output import PromptInversionOutput
 from invcap.prompt_inversion.parametrization import OVER_TOKENS, Parametrization
 from invcap.prompt_inversion.pipeline import OnStep, PromptInversionPipeline
 from invcap.prompt_inversion.report import write_inversion
+from invcap.prompt_inversion.search import SearchSettings
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.sources import Source, check_folders, find_sources, usable
+from invcap.prompt_inversion.word_search import WordSearch
 from invcap.prompt_inversion.words import Captioner
 
 RECORD = "run.json"
@@ -46,6 +48,10 @@ class RunSettings:
         captioner: folder of the captioner, for the start "caption" and for words.
         starts: folder of learned starts, if not the model's own.
         words: also find a prompt in words.
+        sentences: a hash of the bank that words are searched in, if there is one.
+        search: how they are, then.
+        proposer: name of the image-to-text model that proposes words, and what it is told.
+        write_txt: write the prompt in words to a text file beside an image's folder.
         over: what is optimized, see `PromptInversionPipeline.invert`.
         seed: of the first image; each has one more than the image before it.
         guidance_scale: of the generated images.
@@ -60,6 +66,10 @@ class RunSettings:
     captioner: str | None = None
     starts: str | None = None
     words: bool = False
+    sentences: str | None = None
+    search: SearchSettings | None = None
+    proposer: str | None = None
+    write_txt: bool = False
     over: Parametrization = "hidden_states"
     seed: int = 0
     guidance_scale: float = 1.0
@@ -71,6 +81,9 @@ class RunSettings:
         check_at_least(self, 1, "batch_size")
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError(f"seed must be from 0 to below {MOST_SEED}, got {self.seed}")
+        for name in ("sentences", "proposer", "write_txt"):
+            if getattr(self, name) and not self.words:
+                raise ValueError(f"{name} is for words, which are not asked for")
 
 
 def invert(
@@ -81,6 +94,7 @@ def invert(
     processes: Accelerator,
     resume: bool = False,
     captioner: Captioner | None = None,
+    search: WordSearch | None = None,
     callback_on_step_end: OnStep | None = None,
 ) -> list[dict[str, Any]]:
     """Inverts images and writes a folder for each; see `PromptInversionPipeline.invert`.
@@ -93,6 +107,7 @@ def invert(
         paths: image files, and folders that stand for the image files in them.
         processes: of which the main one lists the images and records the run.
         captioner: what `settings.captioner` names.
+        search: where words come from: what `settings` says of them.
         callback_on_step_end: of each batch, as of `PromptInversionPipeline.invert`.
 
     Returns:
@@ -112,7 +127,9 @@ def invert(
         pipeline.set_progress_bar_config(
             desc=f"batch {number + 1} of {len(batches)}", disable=not processes.is_main_process
         )
-        invert_batch(pipeline, captioner, sources, number, output, settings, callback_on_step_end)
+        invert_batch(
+            pipeline, captioner, search, sources, number, output, settings, callback_on_step_end
+        )
     processes.wait_for_everyone()
     return [read_json(folder / RESULT) for folder in folders_of(sources, output, settings)]
 
@@ -150,6 +167,7 @@ def begin(
         settings.guidance_scale,
         settings.captioner is not None,
         settings.words,
+        settings.sentences is not None or settings.proposer is not None,
     )
     sources, contents = usable([source for path in paths for source in find_sources(path, output)])
     check_folders(sources)
@@ -160,7 +178,8 @@ def begin(
             f"got {settings.batch_size}"
         )
     model = pipeline.model
-    apart = {name for name in ("together", "negative") if not getattr(settings, name)}
+    optional = ("together", "negative", "sentences", "search", "proposer", "write_txt")
+    apart = {name for name in optional if not getattr(settings, name)}
     record = {
         **{name: value for name, value in asdict(settings).items() if name not in apart},
         "dtype": str(model.dtype),
@@ -204,6 +223,7 @@ def comparable(record: dict[str, Any]) -> dict[str, Any]:
 def invert_batch(
     pipeline: PromptInversionPipeline,
     captioner: Captioner | None,
+    search: WordSearch | None,
     sources: Sequence[Source],
     number: int,
     output: Path,
@@ -233,7 +253,7 @@ def invert_batch(
             guidance_scale=settings.guidance_scale,
             captioner=captioner,
             starts=settings.starts,
-            words=settings.words,
+            words=(search or True) if settings.words else False,
             together=settings.together,
             negative=settings.negative,
             checkpoint=checkpoint,
@@ -256,6 +276,9 @@ def invert_batch(
                 row = {"pictures": [str(source.path) for source in batch]}
             row["embedding"] = str(written)
             row |= measured(found, index) | {"seconds": seconds}
+            if settings.write_txt:
+                folder = folders[index]
+                write_text(folder.with_name(f"{folder.name}.txt"), row["prompt"] + "\n")
             write_json(folders[index] / RESULT, row)
     checkpoint.unlink(missing_ok=True)
 
@@ -272,4 +295,6 @@ def measured(found: PromptInversionOutput, index: int) -> dict[str, Any]:
         row["prompt"] = found.prompts[index]
         for name in ("prompt_log_likelihood", "prompt_standard_error"):
             row[name] = getattr(found, name)[index].item()
+    if found.prompt_evaluations is not None:
+        row["prompt_evaluations"] = found.prompt_evaluations[index]
     return row

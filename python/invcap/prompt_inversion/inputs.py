@@ -23,12 +23,14 @@ def check_inputs(
     guidance_scale: float,
     has_captioner: bool,
     words: bool,
+    has_sentences: bool = False,
 ) -> None:
     """Raises ValueError unless a model can invert with these; see `PromptInversionPipeline`.
 
     Args:
         learned: what was learned for the model.
         size: (height, width), pixels.
+        has_sentences: whether a bank or a proposer has some, where words are asked for.
     """
     model = learned.model
     model.check_size(size)
@@ -40,8 +42,10 @@ def check_inputs(
     encoded = isinstance(start, Tensor | Conditioning) or start in LEARNED
     if encoded and over in OVER_TOKENS:
         raise ValueError(f"start must be sentences over {over!r}, got an embedding")
-    if encoded and words and not has_captioner:
-        raise ValueError("words need a captioner or a start that is a sentence, got neither")
+    if encoded and words and not (has_captioner or has_sentences):
+        raise ValueError(
+            "words need sentences, a proposer, a captioner or a start that is a sentence, got none"
+        )
     check_start(start, learned, size, has_captioner)
 
 

@@ -63,6 +63,8 @@ class PromptInversionOutput(BaseOutput):
         prompts: the likeliest prompt found in words for each image; None if none was asked for.
         prompt_log_likelihood, prompt_standard_error: (P,) float64, its bound, on the same noise
             samples.
+        prompt_evaluations: what the search for it cost each image, without gradients; they are
+            among `unet_evaluations`.
     """
 
     prompt_embeds: Tensor
@@ -78,3 +80,4 @@ class PromptInversionOutput(BaseOutput):
     prompts: list[str] | None = None
     prompt_log_likelihood: Tensor | None = None
     prompt_standard_error: Tensor | None = None
+    prompt_evaluations: list[int] | None = None

@@ -1,0 +1,118 @@
+"""Prompts in words for what an inversion found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.model import FrozenTextToImage
+from invcap.diffusion.noise_samples import standard_error
+from invcap.prompt_inversion.bank import SentenceBank
+from invcap.prompt_inversion.objective import Objective, bound_terms
+from invcap.prompt_inversion.output import PromptInversionOutput
+from invcap.prompt_inversion.search import SearchSettings, search
+from invcap.prompt_inversion.tokens import read_vectors
+from invcap.prompt_inversion.words import Captioner, Ranking, rank
+
+PROPOSALS = 64
+
+
+@dataclass(frozen=True)
+class WordSearch:
+    """Where prompts in words come from, beside an inversion's start and what its captioner says.
+
+    Attributes:
+        bank: sentences, and the vocabulary that parts are replaced from.
+        proposer: says what may be in an image, such as a `Proposer`.
+        settings: of the search, where there is a bank.
+    """
+
+    bank: SentenceBank | None = None
+    proposer: Captioner | None = None
+    settings: SearchSettings = field(default_factory=SearchSettings)
+
+    @property
+    def has_sentences(self) -> bool:
+        """Whether there is anything to choose from."""
+        return self.bank is not None or self.proposer is not None
+
+    @torch.no_grad()
+    def add_prompts(
+        self,
+        output: PromptInversionOutput,
+        model: FrozenTextToImage,
+        objective: Objective,
+        images: Sequence[Image.Image],
+        begun: list[str] | Conditioning,
+        captions: Sequence[Sequence[str]],
+        seeds: Sequence[int],
+    ) -> None:
+        """Adds the likeliest prompt of each image, with its held-out bound, to an output.
+
+        Args:
+            objective: what was maximized.
+            begun: what the inversions began with.
+            captions: what a captioner says of each image; empty if there is none.
+            seeds: of the noise samples for each image.
+        """
+        output.prompts, output.prompt_evaluations = [], []
+        proposals = self.proposals(images)
+        for index, latents in enumerate(objective.latents):
+            candidates = [*(captions[index] if captions else []), *proposals[index]]
+            if not isinstance(begun, Conditioning):
+                candidates.append(begun[index])
+            if output.token_vectors is not None:
+                candidates += read_vectors(model, output.token_vectors[index : index + 1])
+            hidden = output.prompt_embeds[index]
+            found = self.find(model, latents, hidden, candidates, seeds[index])
+            output.prompts.append(found.prompts[0])
+            output.prompt_evaluations.append(found.evaluations)
+            output.unet_evaluations[index] += found.evaluations
+            output.unet_evaluations[index] += objective.held_out.steps.shape[1]
+        conditioning = model.encode_prompts(output.prompts)
+        terms = bound_terms(model, objective.latents, conditioning, objective.held_out).cpu()
+        output.prompt_log_likelihood = terms.mean(1)
+        output.prompt_standard_error = standard_error(terms)
+
+    def proposals(self, images: Sequence[Image.Image]) -> list[list[str]]:
+        """What the proposer says of each image, best first."""
+        if self.proposer is None:
+            return [[] for _ in images]
+        said = self.proposer.compose(images, PROPOSALS)
+        return [[caption.text for caption in captions] for captions in said]
+
+    def find(
+        self,
+        model: FrozenTextToImage,
+        latents: Tensor,
+        hidden: Tensor,
+        prompts: Sequence[str],
+        seed: int,
+    ) -> Ranking:
+        """Finds the likeliest prompt for an image.
+
+        Args:
+            latents: (C, h, w), of the image.
+            hidden: the hidden states that were found for it.
+            prompts: what was proposed, best first.
+            seed: of the noise samples.
+        """
+        readable = [prompt for prompt in dict.fromkeys(prompts) if model.can_read(prompt)]
+        if self.bank is None:
+            return rank(model, latents, readable or [_shortened(model, prompts[0])], seed=seed)
+        sentences, clauses = self.bank.nearest(hidden, self.settings.nearest)
+        every = list(dict.fromkeys([*readable, *sentences]))
+        return search(model, latents, every, clauses, self.bank.phrases, self.settings, seed)
+
+
+def _shortened(model: FrozenTextToImage, prompt: str) -> str:
+    """The first words of a prompt, as many as the model can read."""
+    words = prompt.split()
+    while len(words) > 1 and not model.can_read(" ".join(words)):
+        words.pop()
+    return " ".join(words)

@@ -1,0 +1,92 @@
+from itertools import product
+
+import pytest
+import torch
+
+from invcap.diffusion.conditioning import Conditioning
+from invcap.phrases import Phrases
+from invcap.prompt_inversion import words
+from invcap.prompt_inversion.search import SearchSettings, search
+from invcap.prompt_inversion.words import Contest
+
+COLOURS, SHAPES, PLACES = ("red", "blue", "green"), ("star", "ring", "heart"), ("left", "right")
+EVERY = [f"a {c} {s} on the {p} side" for c, s, p in product(COLOURS, SHAPES, PLACES)]
+TRUE = "a green heart on the right side"
+BANK = [sentence for sentence in EVERY if sentence != TRUE]
+
+
+@pytest.fixture
+def measured(pipeline, monkeypatch):
+    """Prompts are the likelier the more of their words are true; what was measured is listed."""
+    done = []
+
+    def encode(prompts):
+        right = [len(set(p.split()) & set(TRUE.split())) - 0.1 * len(p.split()) for p in prompts]
+        return Conditioning(
+            {"right": torch.tensor(right).double(), "number": torch.arange(len(prompts))}
+        )
+
+    def terms(model, latents, conditioning, samples):
+        noise = samples.noise.flatten(2).mean(2).double()
+        done.append((conditioning.tensors["right"], samples.noise[:, :, 0, 0, 0]))
+        return conditioning.tensors["right"][:, None] + 0.01 * noise
+
+    monkeypatch.setattr(pipeline.model, "encode_prompts", encode)
+    monkeypatch.setattr(words, "bound_terms", terms)
+    return done
+
+
+@pytest.fixture
+def latents(pipeline, pictures):
+    return pipeline.model.encode_images(pictures)[0]
+
+
+def test_a_search_says_what_no_sentence_of_the_bank_does(pipeline, latents, measured):
+    found = search(pipeline.model, latents, BANK[:1], [], Phrases(BANK), SearchSettings())
+    assert BANK[0].split()[1:3] == ["red", "star"] and found.prompts[0] == TRUE
+    assert found.evaluations == sum(noise.numel() for _, noise in measured)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 60, 200])
+def test_the_budget_is_never_exceeded(pipeline, latents, measured, budget):
+    settings = SearchSettings(budget=budget)
+    found = search(pipeline.model, latents, BANK, ["a green heart"], Phrases(BANK), settings)
+    assert found.evaluations == sum(noise.numel() for _, noise in measured) <= budget
+    assert found.prompts[0] in EVERY
+
+
+def test_a_clause_wins_where_it_is_likelier_than_the_sentences(pipeline, latents, measured):
+    sentences = ["a dim blue star over a wide field"]
+    parts = ["a green heart"]
+    found = search(pipeline.model, latents, sentences, parts, Phrases(sentences), SearchSettings())
+    assert found.prompts == ["a green heart", *sentences]
+
+
+def test_no_prompt_is_measured_twice_on_one_sample(pipeline, latents, measured):
+    contest = Contest(pipeline.model, latents, 16, torch.Generator().manual_seed(0))
+    assert contest.halve(EVERY)[0] == TRUE
+    before = contest.evaluations
+    assert before == 18 * 2 + 9 * 2 + 5 * 4 + 3 * 8
+    assert contest.halve(EVERY)[0] == TRUE and contest.evaluations == before
+    bounds = contest.log_likelihood([TRUE])
+    assert bounds.terms.shape == (1, 16)
+    assert sorted(contest.order.tolist()) == list(range(16))
+
+
+def test_finalists_are_measured_on_all_samples(pipeline, latents, measured):
+    contest = Contest(pipeline.model, latents, 16, torch.Generator().manual_seed(0))
+    best = contest.halve(EVERY, finalists=7)
+    assert [len(contest.terms[prompt]) for prompt in best[:7]] == [16] * 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"budget": 0}, "budget must be at least 1, got 0"),
+        ({"draws": 6}, "draws must be a multiple of 4, got 6"),
+        ({"least_noise": 1.0}, "least_noise must be from 0 to below 1, got 1.0"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSettings(**wrong)

@@ -1,0 +1,66 @@
+from invcap.phrases import Phrases, clauses, compositions, differences
+
+SENTENCES = [
+    "a red star on the left",
+    "a blue star on the left",
+    "a blue ring at the top",
+    "a dark blue ring at the top",
+    "a red ring",
+    "a blue ring",
+]
+
+
+def parts(here: str, there: str) -> set[tuple[str, str]]:
+    """What is replaced by what."""
+    words = here.split()
+    return {
+        (" ".join(words[start:end]), " ".join(part))
+        for (start, end), part in differences(words, there.split())
+    }
+
+
+def test_stretches_are_replaced_whole_together_and_word_by_word():
+    assert parts("a red star", "a red star") == set()
+    assert parts("a star on the left", "a star in the top corner") == {
+        ("on", "in"),
+        ("left", "top corner"),
+        ("on the left", "in the top corner"),
+    }
+    assert parts("a large red star", "a small blue star") == {
+        ("large red", "small blue"),
+        ("large", "small"),
+        ("red", "blue"),
+    }
+
+
+def test_parts_are_put_in_one_at_a_time():
+    found = list(compositions(["a red star on a dark field"], ["a blue star on a dark sky"]))
+    assert found == ["a blue star on a dark field", "a red star on a dark sky"]
+
+
+def test_clauses_are_what_marks_divide():
+    assert clauses("a red star, on the left; dark") == ["a red star", "on the left", "dark"]
+    assert clauses("a red star.") == clauses("a red star") == []
+
+
+def test_what_is_seen_between_two_words_comes_most_frequent_first():
+    phrases = Phrases(SENTENCES)
+    assert phrases.between("a", "ring") == [("blue",), ("red",), ("dark", "blue")]
+    assert phrases.between("star", "") == [("on", "the", "left")]
+    assert ("a", "red") in phrases.between("", "ring")
+    assert phrases.between("left", "a") == []  # of two sentences
+    assert phrases.between("green", "ring") == []
+
+
+def test_each_part_is_replaced_by_all_that_may_stand_there():
+    phrases = Phrases(SENTENCES)
+    sentence = "a red star on the left"
+    found = [text for at in range(7) for text in phrases.variations(sentence, at, 99)]
+    assert "a blue star on the left" in found
+    assert "a red ring at the left" not in found  # two steps: a ring, then where
+    assert sentence not in found and len(found) == len(set(found))
+    joined = Phrases([*SENTENCES, "a star on the left side", "a star in the top side"])
+    assert "a star in the top side" in joined.variations("a star on the left side", 2, 99)
+    short = Phrases(["a ring", "a star", "a heart", "a heart"])
+    assert short.variations("a ring", 1, 99) == ["a heart", "a star"]
+    assert short.variations("a ring", 1, 1) == ["a heart"]
