@@ -1,3 +1,7 @@
+from math import log
+
+import pytest
+
 from invcap.phrases import Phrases, clauses, compositions, differences
 
 SENTENCES = [
@@ -64,3 +68,14 @@ def test_each_part_is_replaced_by_all_that_may_stand_there():
     short = Phrases(["a ring", "a star", "a heart", "a heart"])
     assert short.variations("a ring", 1, 99) == ["a heart", "a star"]
     assert short.variations("a ring", 1, 1) == ["a heart"]
+
+
+def test_a_sentence_is_as_probable_as_its_words_one_after_the_other():
+    phrases = Phrases(["a red ring", "a ring"])
+    # Before and after each sentence there is an edge, once between two: 8 places, 7 pairs.
+    seen = {("", "a"): 2 / 3, ("a", "ring"): 1 / 2, ("ring", ""): 1}
+    alone = {"a": 3 / 11, "ring": 3 / 11, "": 4 / 11}
+    expected = sum(log(0.9 * p + 0.1 * alone[word]) for (_, word), p in seen.items())
+    assert phrases.log_probability("a ring") == pytest.approx(expected)
+    odd = phrases.log_probability("a ring a ring")
+    assert phrases.log_probability("a blue ring") < odd < phrases.log_probability("a ring") - 2

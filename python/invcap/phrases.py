@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from itertools import pairwise
+from math import log
 from re import split
 
 import numpy as np
 
 JOINED = 1
 LONGEST = 5
+ALONE = 0.1
 EDGE = ""
 
 
@@ -69,7 +71,28 @@ class Phrases:
         self._text = np.array(text + [0] * (LONGEST + 1))
         self._places = self._text[: len(text)].argsort(kind="stable")
         self._first = np.searchsorted(self._text[self._places], np.arange(len(numbers) + 1))
+        self._pairs = np.sort(self._text[: len(text) - 1] * len(numbers) + text[1:])
         self._between: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+
+    def log_probability(self, sentence: str) -> float:
+        """Of a sentence, nats: each word given the one before it, as often as they are seen so.
+
+        A tenth of each probability is that of the word alone, which is never 0.
+        """
+        numbers = [0, *(self._numbers.get(word, -1) for word in sentence.split()), 0]
+        size, total = len(self._words), len(self._pairs)
+        found = 0.0
+        for before, word in pairwise(numbers):
+            alone = (self._seen(word) + 1) / (total + size)
+            joint = 0.0
+            if min(before, word) >= 0:
+                pair = np.searchsorted(self._pairs, before * size + word + np.arange(2))
+                joint = (pair[1] - pair[0]) / self._seen(before)
+            found += log((1 - ALONE) * joint + ALONE * alone)
+        return found
+
+    def _seen(self, number: int) -> int:
+        return int(self._first[number + 1] - self._first[number]) if number >= 0 else 0
 
     def between(self, left: str, right: str) -> list[tuple[str, ...]]:
         """What stands between two words, 1 to 5 words, the most frequent first.

@@ -6,6 +6,7 @@ from click.testing import Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_blip import save_blip
 from tiny_pipelines import make
 from typer.testing import CliRunner
 
@@ -49,6 +50,39 @@ def test_score_prints_a_table(folder, files):
         "a room",
         "a red square",
     ]
+
+
+def test_score_prints_the_likeliest_of_a_file_best_first(folder, pipeline, files):
+    prompts = ["a room", "a red square", "a green circle", "a square", "a circle", "red"]
+    listed = files[0].with_name("prompts.txt")
+    listed.write_text("\n".join([*prompts, "", prompts[0]]))
+    options = ("--model", folder, "--draws", 32, "--winners", 2, "--json")
+    rows = json.loads(invcap("score", files[0], "--prompts", listed, *options).stdout)
+    assert len(rows) == 2 and rows[0]["difference"] == 0 >= rows[1]["difference"]
+    found = pipeline.log_likelihood(files[0], [row["prompt"] for row in rows], 32)
+    assert [row["log_likelihood"] for row in rows] == pytest.approx(found.bound.tolist())
+    assert (rows[1]["difference"], rows[1]["difference_standard_error"]) == pytest.approx(
+        found.difference(1, 0)
+    )
+
+
+@pytest.mark.slow
+def test_invert_searches_words_and_writes_them_beside_each_result(folder, files, tmp_path):
+    listed = tmp_path / "sentences.txt"
+    listed.write_text("a red square\na green circle\na red circle, a room\n")
+    output, blip = tmp_path / "found", save_blip(tmp_path / "blip")
+    rows = json.loads(
+        invcap(
+            *("invert", *files, "--output", output, "--model", folder, "--steps", 0, "--json"),
+            *("--words", "--sentences", listed, "--budget", 300, "--cache", tmp_path / "cache"),
+            *("--proposer", blip, "--proposer-prompt", "a red", "--write-txt"),
+        ).stdout
+    )
+    for row, name in zip(rows, ("red", "green"), strict=True):
+        assert (output / f"{name}.txt").read_text() == row["prompt"] + "\n"
+        assert 0 < row["prompt_evaluations"] <= 300 < row["unet_evaluations"] + 64
+    record = json.loads((output / "run.json").read_text())
+    assert record["search"]["budget"] == 300 and record["proposer"] == f"{blip} a red"
 
 
 @pytest.mark.slow
@@ -106,6 +140,16 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("score", "red.png", "red " * 100), "a prompt has at most 77 tokens"),
         (("score", "red.png", "a room", "--dtype", "int8"), "dtype must be one of"),
         (("score", "red.png", "a room", "--draws", "1"), "draws must be at least 2, got 1"),
+        (("score", "red.png"), "expected either PROMPTS or --prompts FILE"),
+        (("score", "red.png", "--prompts", "none.txt"), "none.txt: expected a text file"),
+        (("score", "red.png", "--prompts", "empty.txt"), "empty.txt: expected a sentence on each"),
+        (("score", "red.png", "--prompts", "some.txt", "--winners", "0"), "finalists must be at"),
+        (("invert", "red.png", "--output", "o", "--write-txt"), "write_txt writes words, which"),
+        (("invert", "red.png", "--output", "o", "--data", "shapes"), "--data is for --words"),
+        (
+            ("invert", "red.png", "--output", "o", "--words", "--proposer", "none"),
+            "proposer: none is neither a folder nor",
+        ),
         (("invert", "nowhere.png", "--output", "o"), "nowhere.png"),
         (("invert", "text.png", "--output", "o"), "text.png"),
         (("invert", "red.png", "red.png", "--output", "o"), "images must differ in name"),
@@ -152,6 +196,8 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
     )
     here = files[0].parent
     (here / "text.png").write_text("not a picture")
+    (here / "some.txt").write_text("a room")
+    (here / "empty.txt").write_text("\n")
     (here / "half.png").write_bytes((here / "red.png").read_bytes()[:-30])
     monkeypatch.chdir(here)
     model = () if "--model" in arguments else ("--model", str(folder))

@@ -83,7 +83,7 @@ def test_finalists_are_measured_on_all_samples(pipeline, latents, measured):
     ("wrong", "message"),
     [
         ({"budget": 0}, "budget must be at least 1, got 0"),
-        ({"draws": 6}, "draws must be a multiple of 4, got 6"),
+        ({"draws": 12}, "draws must be a multiple of 8, got 12"),
         ({"least_noise": 1.0}, "least_noise must be from 0 to below 1, got 1.0"),
     ],
 )

@@ -20,7 +20,7 @@ def save_blip(folder: Path) -> Path:
     folder.mkdir(parents=True)
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join((*SPECIAL, *WORDS)))
-    tokenizer = BertTokenizer(str(vocabulary))
+    tokenizer = BertTokenizer(str(vocabulary), additional_special_tokens=["[DEC]", "[ENC]"])
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     marks = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     torch.manual_seed(0)

@@ -185,6 +185,10 @@ def invert(
     from invcap.prompt_inversion.word_search import SearchSettings, WordSearch
     from invcap.training.devices import start_processes
 
+    sources = {"--data": data, "--sentences": sentences, "--proposer": proposer}
+    unused = [name for name, value in sources.items() if value is not None and not words]
+    if unused:
+        raise ValueError(f"{unused[0]} is for --words, which is not given")
     if token_vectors and pooled:
         raise ValueError("--pooled cannot be used with --token-vectors, which determine it")
     processes = start_processes(device)

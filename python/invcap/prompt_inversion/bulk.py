@@ -81,9 +81,8 @@ class RunSettings:
         check_at_least(self, 1, "batch_size")
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError(f"seed must be from 0 to below {MOST_SEED}, got {self.seed}")
-        for name in ("sentences", "proposer", "write_txt"):
-            if getattr(self, name) and not self.words:
-                raise ValueError(f"{name} is for words, which are not asked for")
+        if self.write_txt and not self.words:
+            raise ValueError("write_txt writes words, which are not asked for")
 
 
 def invert(

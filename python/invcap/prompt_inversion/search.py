@@ -22,8 +22,8 @@ class SearchSettings:
 
     Attributes:
         budget: most evaluations of the denoiser, without gradient, for an image.
-        draws: noise samples that the best are measured on, a multiple of 4; most others are
-            dropped after a quarter of them.
+        draws: noise samples that the best are measured on, a multiple of 8; most others are
+            dropped after an eighth of them.
         nearest: sentences of the bank, nearest to the embedding, that are measured first.
         starts: how many of the likeliest of these the parts are replaced in.
         alternatives: most replacements for all parts that begin at one word.
@@ -35,14 +35,14 @@ class SearchSettings:
     draws: int = 32
     nearest: int = 64
     starts: int = 1
-    alternatives: int = 24
+    alternatives: int = 16
     least_noise: float = 0.1
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "budget", "nearest", "starts", "alternatives")
         check_fraction(self, "least_noise", one=False)
-        if self.draws < 4 or self.draws % 4:
-            raise ValueError(f"draws must be a multiple of 4, got {self.draws}")
+        if self.draws < 8 or self.draws % 8:
+            raise ValueError(f"draws must be a multiple of 8, got {self.draws}")
 
 
 def search(
@@ -54,7 +54,10 @@ def search(
     settings: SearchSettings,
     seed: int = 0,
 ) -> Ranking:
-    """Searches for the likeliest prompt: the best of some, then part by part.
+    """Searches for the prompt of the highest log p(latents | prompt) + log p(prompt).
+
+    The first is the bound, on the same noise samples; the second is that of the words' sequence in
+    the bank: without it, of prompts that mean the same to the model long and odd ones would win.
 
     Some prompts are compared by successive halving. In the best of them each part is replaced by
     what may stand there, the likeliest replacement is kept, and so on through the sentence, until
@@ -79,9 +82,9 @@ def search(
         latents,
         settings.draws,
         generator,
-        rounds=2,
         timestep_range=levels,
         budget=settings.budget,
+        log_prior=phrases.log_probability,
     )
     begun = contest.halve(prompts, settings.starts, kept=KEPT)[: settings.starts]
     ended = [_ascend(contest, prompt, phrases, settings.alternatives) for prompt in begun]

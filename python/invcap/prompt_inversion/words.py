@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf
+from math import inf, log
 from typing import Any, Protocol
 
 import torch
@@ -49,6 +49,7 @@ class Contest:
         rounds: how often the samples double, from the first few to all.
         timestep_range: first diffusion step of the samples, and the one after the last.
         budget: most evaluations of the denoiser.
+        log_prior: log p(prompt), nats, up to a constant.
 
     Attributes:
         evaluations: of the denoiser, without gradient, so far.
@@ -65,6 +66,7 @@ class Contest:
         rounds: int = 3,
         timestep_range: tuple[int, int] | None = None,
         budget: float = inf,
+        log_prior: Callable[[str], float] = lambda prompt: 0.0,
     ) -> None:
         unit = 2**rounds
         if draws < unit or draws % unit:
@@ -72,43 +74,36 @@ class Contest:
         shape = tuple(latents.shape)
         samples = draw_samples(model.schedule, draws, shape, generator, timestep_range)
         # Each part, with those before it, is spread evenly over all noise levels.
-        parts = [torch.arange(0, draws, unit)]
-        parts += [torch.arange(2**r, draws, 2 ** (r + 1)) for r in reversed(range(rounds))]
+        parts = [torch.arange(unit // 2, draws, unit)]
+        if rounds:
+            parts.append(torch.arange(0, draws, unit))
+            parts += [torch.arange(2**r, draws, 2 * 2**r) for r in reversed(range(rounds - 1))]
         self.order = torch.cat(parts)
         self.ends = list(accumulate(map(len, parts)))
         self.model, self.latents = model, latents
         self.samples = samples[self.order].to(model.device)
+        self.log_prior = log_prior
         self.budget, self.evaluations = budget, 0
         self.terms: dict[str, Tensor] = {}
 
-    def halve(
-        self,
-        prompts: Sequence[str],
-        finalists: int = 1,
-        prior: Tensor | None = None,
-        kept: float = 0.5,
-    ) -> list[str]:
-        """Orders different prompts by their bounds, the best first, by successive halving.
+    def halve(self, prompts: Sequence[str], finalists: int = 1, kept: float = 0.5) -> list[str]:
+        """Orders different prompts, the likeliest first, by successive halving.
 
         All are measured on the first few samples, the better half on twice as many, and so on.
         Prompts that the budget does not suffice for, the last ones, are left out.
 
         Args:
             finalists: how many are measured on all samples, at least.
-            prior: log p of each prompt, nats; by default that of all is 0.
             kept: share that is kept after each round.
 
         Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
         """
         left, lost = list(prompts), []
-        known = dict.fromkeys(prompts, 0.0)
-        if prior is not None:
-            known = dict(zip(prompts, prior.tolist(), strict=True))
         for end in self.ends:
             left = self._affordable(left, end)
             if not left:
                 break
-            nats = self.measure(left, end) + torch.tensor([known[p] for p in left]).double()
+            nats = self.measure(left, end)
             left = [left[i] for i in nats.argsort(descending=True, stable=True).tolist()]
             count = max(-int(-len(left) * kept // 1), min(finalists, len(left)))
             lost.append(left[count:])
@@ -116,7 +111,7 @@ class Contest:
         return left + [prompt for some in reversed(lost) for prompt in some]
 
     def measure(self, prompts: Sequence[str], end: int) -> Tensor:
-        """The bounds (N,) of N prompts, nats, on the first `end` samples of `order`."""
+        """Bound and `log_prior` of N prompts, nats, (N,), on the first `end` of the samples."""
         done = {prompt: self._done(prompt) for prompt in prompts}
         for start in sorted({count for count in done.values() if count < end}):
             missing = [prompt for prompt, count in done.items() if count == start]
@@ -129,14 +124,16 @@ class Contest:
             self.evaluations += found.numel()
             for prompt, row in zip(missing, found.cpu() * self.latents.numel(), strict=True):
                 self.terms[prompt] = torch.cat([self.terms.get(prompt, row[:0]), row])
-        return torch.stack([self.terms[prompt][:end].mean() for prompt in prompts])
+        return torch.stack(
+            [self.terms[prompt][:end].mean() + self.log_prior(prompt) for prompt in prompts]
+        )
 
     def is_likelier(self, prompt: str, other: str) -> bool:
-        """Whether a prompt was measured on all samples, and its bound is above another's."""
+        """Whether a prompt was measured on all samples, and is likelier than another."""
         if self._done(prompt) < len(self.order) or not self._affordable([other], len(self.order)):
             return False
-        bound, below = self.measure([prompt, other], len(self.order)).tolist()
-        return bound > below
+        mine, its = self.measure([prompt, other], len(self.order)).tolist()
+        return mine > its
 
     def log_likelihood(self, prompts: Sequence[str]) -> LogLikelihood:
         """The bounds of prompts that were measured on all samples."""
@@ -175,10 +172,7 @@ def rank(
 
     Source: Zipf's law for the second.
     """
-    contest = Contest(model, latents, draws, torch.Generator().manual_seed(seed))
-    return Ranking(contest.halve(prompts, prior=by_place(len(prompts))), contest.evaluations)
-
-
-def by_place(count: int) -> Tensor:
-    """log p of prompts in their order, up to a constant: it falls as one over a prompt's place."""
-    return -torch.arange(1, count + 1, dtype=torch.float64).log()
+    prior = {prompt: -log(place) for place, prompt in enumerate(prompts, 1)}
+    generator = torch.Generator().manual_seed(seed)
+    contest = Contest(model, latents, draws, generator, log_prior=prior.__getitem__)
+    return Ranking(contest.halve(prompts), contest.evaluations)
