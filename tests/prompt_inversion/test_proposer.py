@@ -26,7 +26,7 @@ def test_beams_and_samples_are_captions_in_the_models_words(blip, pictures):
 
 
 def test_captions_come_first_then_what_is_composed_of_them(blip, pictures):
-    proposer = Proposer(str(blip), beams=4, max_new_tokens=6)
+    proposer = Proposer(str(blip), beams=2, samples=6, max_new_tokens=6)
     said = proposer.captions(pictures[0])
     (found,) = proposer.compose(pictures[:1], 100)
     texts = [proposal.text for proposal in found]

@@ -49,7 +49,7 @@ def search(
     model: FrozenTextToImage,
     latents: Tensor,
     prompts: Sequence[str],
-    clauses: Sequence[str],
+    others: Sequence[str],
     phrases: Phrases,
     settings: SearchSettings,
     seed: int = 0,
@@ -66,12 +66,12 @@ def search(
     Args:
         latents: (C, h, w), of the image.
         prompts: at least one, the more expected ones first.
-        clauses: prompts that parts are not replaced in.
+        others: prompts that parts are not replaced in, such as clauses.
         phrases: what may stand where.
         seed: of the noise samples, which all prompts share.
 
     Returns:
-        The prompts that the ascents ended with, among the clauses, and what all took, at most the
+        The prompts that the ascents ended with, among the others, and what all took, at most the
         budget.
     """
     steps = len(model.schedule)
@@ -88,7 +88,7 @@ def search(
     )
     begun = contest.halve(prompts, settings.starts, kept=KEPT)[: settings.starts]
     ended = [_ascend(contest, prompt, phrases, settings.alternatives) for prompt in begun]
-    last = contest.halve(list(dict.fromkeys([*ended, *clauses])), kept=KEPT)
+    last = contest.halve(list(dict.fromkeys([*ended, *others])), kept=KEPT)
     return Ranking(last or [prompts[0]], contest.evaluations)
 
 

@@ -64,12 +64,13 @@ class WordSearch:
         proposals = self.proposals(images)
         for index, latents in enumerate(objective.latents):
             candidates = [*(captions[index] if captions else []), *proposals[index]]
+            others = []
             if not isinstance(begun, Conditioning):
-                candidates.append(begun[index])
+                others.append(begun[index])
             if output.token_vectors is not None:
-                candidates += read_vectors(model, output.token_vectors[index : index + 1])
+                others += read_vectors(model, output.token_vectors[index : index + 1])
             hidden = output.prompt_embeds[index]
-            found = self.find(model, latents, hidden, candidates, seeds[index])
+            found = self.find(model, latents, hidden, candidates, others, seeds[index])
             output.prompts.append(found.prompts[0])
             output.prompt_evaluations.append(found.evaluations)
             output.unet_evaluations[index] += found.evaluations
@@ -92,6 +93,7 @@ class WordSearch:
         latents: Tensor,
         hidden: Tensor,
         prompts: Sequence[str],
+        others: Sequence[str],
         seed: int,
     ) -> Ranking:
         """Finds the likeliest prompt for an image.
@@ -100,14 +102,24 @@ class WordSearch:
             latents: (C, h, w), of the image.
             hidden: the hidden states that were found for it.
             prompts: what was proposed, best first.
+            others: what the inversion began with, and what it may be read as.
             seed: of the noise samples.
         """
-        readable = [prompt for prompt in dict.fromkeys(prompts) if model.can_read(prompt)]
         if self.bank is None:
-            return rank(model, latents, readable or [_shortened(model, prompts[0])], seed=seed)
-        sentences, clauses = self.bank.nearest(hidden, self.settings.nearest)
-        every = list(dict.fromkeys([*readable, *sentences]))
-        return search(model, latents, every, clauses, self.bank.phrases, self.settings, seed)
+            every = list(dict.fromkeys([*prompts, *others]))
+            readable = list(filter(model.can_read, every)) or [_shortened(model, every[0])]
+            return rank(model, latents, readable, seed=seed)
+        near, clauses = self.bank.nearest(hidden, self.settings.nearest)
+        begun, rest = filter(model.can_read, prompts), filter(model.can_read, others)
+        return search(
+            model,
+            latents,
+            list(dict.fromkeys([*begun, *near])),
+            [*rest, *clauses],
+            self.bank.phrases,
+            self.settings,
+            seed,
+        )
 
 
 def _shortened(model: FrozenTextToImage, prompt: str) -> str:
