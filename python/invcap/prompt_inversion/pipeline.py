@@ -41,11 +41,10 @@ from invcap.prompt_inversion.settings import InversionSettings, default_settings
 from invcap.prompt_inversion.starts import LearnedStarts, Start, resolve_start
 from invcap.prompt_inversion.state import State
 from invcap.prompt_inversion.word_search import WordSearch
-from invcap.prompt_inversion.words import Captioner, Contest
+from invcap.prompt_inversion.words import Captioner, Contest, doublings
 
 OnStep = Callable[["PromptInversionPipeline", int, dict[str, Any]], Any]
 CANDIDATES = 16
-FEWEST = 8
 
 
 class PromptInversionPipeline:
@@ -187,10 +186,7 @@ class PromptInversionPipeline:
         self.model.check_prompts(prompts)
         (latents,) = self.model.encode_images(image, size)
         generator = generator or torch.Generator().manual_seed(0)
-        rounds = 0
-        while draws % 2 ** (rounds + 1) == 0 and draws >> (rounds + 1) >= FEWEST:
-            rounds += 1
-        contest = Contest(self.model, latents, draws, generator, rounds)
+        contest = Contest(self.model, latents, draws, generator, doublings(draws))
         best = contest.halve(list(dict.fromkeys(prompts)), finalists)
         self.model.release()
         return contest.log_likelihood(best[:finalists])

@@ -16,6 +16,8 @@ from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.objective import bound_terms
 
+FEWEST = 8
+
 
 class Captioner(Protocol):
     """What says which sentences may describe images, such as `InvertibleCaptioner`."""
@@ -149,6 +151,14 @@ class Contest:
         costs = accumulate(max(0, end - self._done(prompt)) for prompt in prompts)
         rest = self.budget - self.evaluations
         return [prompt for prompt, cost in zip(prompts, costs, strict=True) if cost <= rest]
+
+
+def doublings(draws: int) -> int:
+    """How often at least 8 noise samples double until they are so many."""
+    count = 0
+    while draws % 2 ** (count + 1) == 0 and draws >> (count + 1) >= FEWEST:
+        count += 1
+    return count
 
 
 def rank(
