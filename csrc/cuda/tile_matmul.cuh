@@ -198,7 +198,7 @@ struct Tf32x3 : WarpTiles<kRowCount> {
   __device__ void multiply_add(Shared<float> a, int a_stride, Shared<float> w) {
     constexpr int kStride = WeightTile<float, kTransposed>::kStride;
     const int group = Base::group(), member = Base::member();
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < kDepth; k += 8) {
       uint32_t big_left[4], small_left[4];
 #pragma unroll
