@@ -47,13 +47,17 @@ def test_clauses_are_what_marks_divide():
     assert clauses("a red star.") == clauses("a red star") == []
 
 
-def test_what_is_seen_between_two_words_comes_most_frequent_first():
+def test_what_is_seen_between_words_comes_most_frequent_first():
     phrases = Phrases(SENTENCES)
-    assert phrases.between("a", "ring") == [("blue",), ("red",), ("dark", "blue")]
-    assert phrases.between("star", "") == [("on", "the", "left")]
-    assert ("a", "red") in phrases.between("", "ring")
-    assert phrases.between("left", "a") == []  # of two sentences
-    assert phrases.between("green", "ring") == []
+    assert phrases.between(("a",), ("ring",)) == [("blue",), ("red",), ("dark", "blue")]
+    assert phrases.between(("star",), ("",)) == [("on", "the", "left")]
+    assert ("a", "red") in phrases.between(("",), ("ring",))
+    assert phrases.between(("left",), ("a",)) == []  # of two sentences
+    assert phrases.between(("green",), ("ring",)) == []
+    # Two words on each side: seen with those before, or with those after.
+    assert phrases.between(("", "a"), ("ring", "at")) == [("blue",), ("dark", "blue"), ("red",)]
+    assert phrases.between(("blue", "ring"), ("the", "left")) == [("at",)]
+    assert phrases.between(("green", "ring"), ("the", "left")) == []
 
 
 def test_each_part_is_replaced_by_all_that_may_stand_there():
@@ -72,10 +76,13 @@ def test_each_part_is_replaced_by_all_that_may_stand_there():
 
 def test_a_sentence_is_as_probable_as_its_words_one_after_the_other():
     phrases = Phrases(["a red ring", "a ring"])
-    # Before and after each sentence there is an edge, once between two: 8 places, 7 pairs.
-    seen = {("", "a"): 2 / 3, ("a", "ring"): 1 / 2, ("ring", ""): 1}
-    alone = {"a": 3 / 11, "ring": 3 / 11, "": 4 / 11}
-    expected = sum(log(0.9 * p + 0.1 * alone[word]) for (_, word), p in seen.items())
+    # 8 words with the edges, once between two sentences, of 4 kinds and one that is not known.
+    a, ring, edge = ((count + 1 / 5) / 9 for count in (2, 2, 3))
+    a_first = (2 + a) / 4
+    ring_after_a = (1 + (1 + ring) / 3) / 3
+    edge_after_ring = (1 + (2 + edge) / 3) / 2
+    expected = log(a_first * ring_after_a * edge_after_ring)
     assert phrases.log_probability("a ring") == pytest.approx(expected)
     odd = phrases.log_probability("a ring a ring")
-    assert phrases.log_probability("a blue ring") < odd < phrases.log_probability("a ring") - 2
+    assert phrases.log_probability("a blue ring") < phrases.log_probability("a red ring")
+    assert odd < phrases.log_probability("a ring") - 2

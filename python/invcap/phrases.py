@@ -12,7 +12,7 @@ import numpy as np
 
 JOINED = 1
 LONGEST = 5
-ALONE = 0.1
+CONTEXT = 2
 EDGE = ""
 
 
@@ -54,7 +54,7 @@ def clauses(sentence: str) -> list[str]:
 
 
 class Phrases:
-    """Which words stand in place of each other: those that are seen between the same two words.
+    """Which words stand in place of each other: those that are seen between the same others.
 
     Args:
         sentences: in which they are seen. They are kept as numbers, eight bytes a word.
@@ -68,84 +68,113 @@ class Phrases:
             text.append(0)
         self._numbers = numbers
         self._words = list(numbers)
-        self._text = np.array(text + [0] * (LONGEST + 1))
+        self._text = np.array(text + [0] * (LONGEST + 2))
         self._places = self._text[: len(text)].argsort(kind="stable")
         self._first = np.searchsorted(self._text[self._places], np.arange(len(numbers) + 1))
-        self._pairs = np.sort(self._text[: len(text) - 1] * len(numbers) + text[1:])
-        self._between: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+        self._followed = [self._text[: len(text)]]
+        for order in range(1, CONTEXT + 1):
+            longer = self._followed[-1][: len(text) - order] * len(numbers) + text[order:]
+            self._followed.append(longer)
+        self._followed = [np.sort(codes) for codes in self._followed]
+        self._between: dict[tuple[tuple[str, ...], ...], list[tuple[str, ...]]] = {}
 
     def log_probability(self, sentence: str) -> float:
-        """Of a sentence, nats: each word given the one before it, as often as they are seen so.
+        """Of a sentence, nats: each word given the two before it, as often as they are seen so.
 
-        A tenth of each probability is that of the word alone, which is never 0.
+        What follows one or two words counts as if it were once more as what follows fewer.
+
+        Source: MacKay and Peto, "A hierarchical Dirichlet language model" (1995).
         """
-        numbers = [0, *(self._numbers.get(word, -1) for word in sentence.split()), 0]
-        size, total = len(self._words), len(self._pairs)
+        size = len(self._words)
+        numbers = [0, *(self._numbers.get(word, size) for word in sentence.split()), 0]
         found = 0.0
-        for before, word in pairwise(numbers):
-            alone = (self._seen(word) + 1) / (total + size)
-            joint = 0.0
-            if min(before, word) >= 0:
-                pair = np.searchsorted(self._pairs, before * size + word + np.arange(2))
-                joint = (pair[1] - pair[0]) / self._seen(before)
-            found += log((1 - ALONE) * joint + ALONE * alone)
+        for at in range(1, len(numbers)):
+            probability = 1 / (size + 1)
+            for order in range(min(CONTEXT, at) + 1):
+                context = numbers[at - order : at]
+                seen = self._seen(context) if context else len(self._followed[0])
+                count = self._seen([*context, numbers[at]])
+                probability = (count + probability) / (seen + 1)
+            found += log(probability)
         return found
 
-    def _seen(self, number: int) -> int:
-        return int(self._first[number + 1] - self._first[number]) if number >= 0 else 0
+    def _seen(self, numbers: list[int]) -> int:
+        """How often words are seen one after the other."""
+        size, code = len(self._words), 0
+        if max(numbers) >= size:
+            return 0
+        for number in numbers:
+            code = code * size + number
+        first, last = np.searchsorted(self._followed[len(numbers) - 1], [code, code + 1])
+        return int(last - first)
 
-    def between(self, left: str, right: str) -> list[tuple[str, ...]]:
-        """What stands between two words, 1 to 5 words, the most frequent first.
+    def between(self, before: tuple[str, ...], after: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Which 1 to 5 words are seen between others, the most frequent first.
+
+        They are seen after all of `before` and before the first of `after`, or after the last of
+        `before` and before all of `after`.
 
         Args:
-            left, right: words; "" is the edge of a sentence.
+            before, after: words; "" is the edge of a sentence.
         """
-        if (left, right) not in self._between:
-            self._between[left, right] = self._count(left, right)
-        return self._between[left, right]
+        if (before, after) not in self._between:
+            counts = self._count(before, after[:1])
+            for part, count in self._count(before[-1:], after).items():
+                counts[part] = counts.get(part, 0) + count
+            self._between[before, after] = sorted(counts, key=counts.__getitem__, reverse=True)
+        return self._between[before, after]
 
     def variations(self, sentence: str, start: int, most: int) -> list[str]:
         """The sentence with its part from word `start` on replaced by what may stand there.
 
-        Parts are of 1 to 5 words. What differs from them in its first and last word is put
-        in; what replaces two parts at once that can be replaced one after the other is not.
+        Parts are of 1 to 5 words, and two words on each side tell what may stand there. What
+        differs from a part in its first and last word is put in; what replaces two parts at once
+        that can be replaced one after the other is not.
 
         Args:
             most: sentences; those with shorter parts replaced come first, then by frequency.
         """
         words = sentence.split()
-        left = words[start - 1] if start else EDGE
+        around = [EDGE, *words, EDGE]
+        before = tuple(around[max(0, start - 1) : start + 1])
         found: dict[str, None] = {}
         for end in range(start + 1, min(start + LONGEST, len(words)) + 1):
-            part, right = tuple(words[start:end]), words[end] if end < len(words) else EDGE
+            part, after = tuple(words[start:end]), tuple(around[end + 1 : end + 3])
             options = [
                 option
-                for option in self.between(left, right)
+                for option in self.between(before, after)
                 if part[0] != option[0]
                 and part[-1] != option[-1]
-                and not self._composite(left, part, option)
+                and not self._composite(before[-1], part, option)
             ]
             for option in options:
                 found[" ".join([*words[:start], *option, *words[end:]])] = None
         return list(found)[:most]
 
-    def _count(self, left: str, right: str) -> list[tuple[str, ...]]:
-        if left not in self._numbers or right not in self._numbers:
-            return []
-        text, number, wanted = self._text, self._numbers[left], self._numbers[right]
-        at = self._places[self._first[number] : self._first[number + 1]]
-        found: list[tuple[int, tuple[str, ...]]] = []
+    def _count(self, before: tuple[str, ...], after: tuple[str, ...]) -> dict[tuple[str, ...], int]:
+        """How often 1 to 5 words are seen between some, at most two on each side."""
+        if not {*before, *after} <= self._numbers.keys():
+            return {}
+        text = self._text
+        *earlier, last = (self._numbers[word] for word in before)
+        following = [self._numbers[word] for word in after]
+        at = self._places[self._first[last] : self._first[last + 1]]
+        for word in earlier:
+            at = at[text[at - 1] == word]
+        found: dict[tuple[str, ...], int] = {}
         for length in range(1, LONGEST + 1):
             at = at[text[at + length] != 0]
-            here = at[text[at + length + 1] == wanted]
+            here = at
+            for place, word in enumerate(following, length + 1):
+                here = here[text[here + place] == word]
             parts = text[here[:, None] + 1 + np.arange(length)]
             for part, count in zip(*np.unique(parts, axis=0, return_counts=True), strict=True):
-                found.append((int(count), tuple(self._words[word] for word in part)))
-        return [part for _, part in sorted(found, key=lambda one: -one[0])]
+                found[tuple(self._words[word] for word in part)] = int(count)
+        return found
 
     def _composite(self, left: str, part: tuple[str, ...], option: tuple[str, ...]) -> bool:
         """Whether the first word may be replaced by itself, and the rest after it."""
-        if min(len(part), len(option)) < 2 or option[:1] not in self.between(left, part[1]):
+        if min(len(part), len(option)) < 2 or option[:1] not in self.between((left,), part[1:2]):
             return False
         joined = part[1] == option[1] and part[1 : 2 + JOINED] != option[1 : 2 + JOINED]
         return not joined or self._composite(part[1], part[2:], option[2:])
