@@ -1,4 +1,4 @@
-"""The network inside zuko, Pyro, sbi, nflows and FrEIA; what docs/flows.md says, run."""
+"""The network inside zuko, Pyro, sbi, nflows and FrEIA; what docs/how-to/flows.md says, run."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ from invcap_ext import InvertibleNetwork
 from invcap_ext.lazy import ConditionalNetwork
 from invcap_ext.transforms import InvertibleTransform
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flows.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "flows.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 N, CONTEXT = 4, 3
 
