@@ -2,10 +2,11 @@
 
     python benchmarks/layer_table.py        (--help for other sizes, dtypes and ways)
 
-Ratios of medians of calls taken in turns in one process. An inverse is timed as it is from its
-third call on, when it is kept if it is worth keeping.
+Ratios of medians of calls taken in turns in one process. A frozen layer may keep its inverse from
+call to call; merged layers are frozen ones as plain dense layers.
 """
 
+import copy
 import itertools
 from contextlib import nullcontext
 from typing import Annotated
@@ -17,15 +18,16 @@ from timing import SLOPE, dense_layers, median_seconds, step, value
 from invcap_ext import InvertibleNetwork, route
 
 SIZES, BATCHES = "384,768,1024,2048", "1,32,256,2048,8192"
-COLUMNS = ("forward", "inverse", "step", "merged forward", "merged inverse")
+COLUMNS = ("forward", "inverse", "step", "frozen inverse", "merged forward", "merged inverse")
 
 
 def ratios(n: int, rows: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
     """Times over a dense layer's, and `us`, the dense layer's forward pass in microseconds."""
     torch.manual_seed(0)
-    layer = InvertibleNetwork(n, 2, negative_slope=SLOPE, dtype=dtype)
-    first = layer.layers[0]
-    merged = layer.merged().layers[0]
+    network = InvertibleNetwork(n, 2, negative_slope=SLOPE, dtype=dtype)
+    first = network.layers[0]
+    merged = network.merged().layers[0]
+    frozen = copy.deepcopy(first).requires_grad_(False)
     dense = dense_layers(n, dtype=dtype)
     x = torch.randn(rows, n).to(dtype)
     calls = {
@@ -33,6 +35,7 @@ def ratios(n: int, rows: int, dtype: torch.dtype, seconds: float) -> dict[str, f
         "forward": value(first, x),
         "inverse": value(first.inverse, x),
         "dense again": value(dense, x),
+        "frozen inverse": value(frozen.inverse, x),
         "merged forward": value(merged, x),
         "merged inverse": value(merged.inverse, x),
         "dense step": step(dense, list(dense.parameters()), x),

@@ -77,7 +77,7 @@ int64_t kept_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device) {
   if (device == c10::DeviceType::CUDA) return rounds_to_tf32(dtype) ? kNever : 0;
   if (device != c10::DeviceType::CPU || n < kLeastOnCpu) return kNever;
   if (is_half(dtype)) return multiplies_in_tiles(dtype) ? 64 : kNever;
-  return 1024;
+  return 2048;
 }
 
 }  // namespace invcap

@@ -12,9 +12,10 @@ def route(way: Literal["dense", "fused", "tiles"]) -> Iterator[None]:
     """Makes every call of this process take one way, instead of what `csrc/route.cpp` chooses.
 
     Args:
-        way: "dense": L U as one matrix, by torch's products; for an inverse, that one matrix is
-            inverted and kept, which only modules can. "fused": kernels that take rows as they are,
-            meant for a few on a CPU. "tiles": kernels that go tile by tile.
+        way: "dense": L U as one matrix, by torch's products, and back by its inverse, which only
+            frozen modules keep. "fused": kernels that take rows as they are, meant for a few.
+            "tiles": kernels that go tile by tile. On a GPU the last two mean kernels of our own,
+            and its shared memory decides which.
 
     Raises:
         ValueError: there is no such way.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invcap_ext import InvertibleNetwork, build_info
+from invcap_ext import InvertibleNetwork, build_info, route
 from invcap_ext._gpu_report import Outcome, Report, recommendations
 from invcap_ext._gpu_situations import check_situations
 from invcap_ext._gpu_timing import milliseconds
@@ -57,7 +57,8 @@ class Layer:
             return torch.randn(*shape, generator=generator, device=DEVICE).to(dtype)
 
         x, grad, lu, bias = draw(rows, n), draw(rows, n), draw(n, n) * (0.5 / n**0.5), draw(n)
-        y, h = OPERATORS.lu_leaky(x, lu, bias, *SETTINGS)
+        with route("tiles"):  # the dense way would give no h
+            y, h = OPERATORS.lu_leaky(x, lu, bias, *SETTINGS)
         return cls(x, y, h, grad, lu, bias)
 
     def first_rows(self) -> "Layer":

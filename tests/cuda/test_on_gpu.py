@@ -1,9 +1,18 @@
 """The operators on a GPU: values in every regime, streams, graphs, weights that change."""
 
+import copy
+
 import pytest
 import torch
 
-from invcap_ext import InvertibleLinear, InvertibleNetwork, lu_leaky, lu_leaky_inverse, selfcheck
+from invcap_ext import (
+    InvertibleLinear,
+    InvertibleNetwork,
+    lu_leaky,
+    lu_leaky_inverse,
+    route,
+    selfcheck,
+)
 from invcap_ext._gpu_situations import SITUATIONS, NotRunError
 
 DEVICE = selfcheck.DEVICE
@@ -14,6 +23,13 @@ PRECISIONS = [(dtype, "highest") for dtype in selfcheck.TOLERANCES] + [(torch.fl
 def precision():
     yield
     torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture(autouse=True)
+def kernels():
+    """These tests are about kernels of our own, whatever the table would choose."""
+    with route("tiles"):
+        yield
 
 
 @pytest.mark.parametrize("operation", selfcheck.PEERS, ids=lambda operation: operation.__name__)
@@ -108,3 +124,17 @@ def test_a_step_under_autocast_is_near_that_of_float32(activations, dtype):
         # On a CPU 0.0053 was the most, in bfloat16.
         for a, b in zip((found, *gradients), (expected, *expected_gradients), strict=True):
             assert (a - b).norm() <= 0.02 * b.norm()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+def test_the_dense_way_agrees_with_kernels_of_our_own(dtype):
+    network = InvertibleNetwork(384, 3, 0.8, device=DEVICE, dtype=dtype)
+    x = torch.randn(100, 384, device=DEVICE).to(dtype)
+    results = []
+    for way in ("dense", "tiles"):
+        with route(way):
+            gradients = torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+            frozen = copy.deepcopy(network).requires_grad_(False)
+            results.append((*gradients, frozen.inverse(x)))
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() <= 4 * torch.finfo(dtype).eps * b.norm()
