@@ -146,6 +146,8 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("score", "red.png", "--prompts", "some.txt", "--winners", "0"), "finalists must be at"),
         (("invert", "red.png", "--output", "o", "--write-txt"), "write_txt writes words, which"),
         (("invert", "red.png", "--output", "o", "--data", "shapes"), "--data is for --words"),
+        (("invert", "red.png", "--output", "o", "--budget", "9"), "--budget is for a search"),
+        (("invert", "red.png", "--output", "o", "--proposer-prompt", "a"), "needs --proposer"),
         (
             ("invert", "red.png", "--output", "o", "--words", "--proposer", "none"),
             "proposer: none is neither a folder nor",

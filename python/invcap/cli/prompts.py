@@ -189,6 +189,10 @@ def invert(
     unused = [name for name, value in sources.items() if value is not None and not words]
     if unused:
         raise ValueError(f"{unused[0]} is for --words, which is not given")
+    if budget is not None and data is None and sentences is None:
+        raise ValueError("--budget is for a search, which needs --data or --sentences")
+    if proposer_prompt and proposer is None:
+        raise ValueError("--proposer-prompt needs --proposer")
     if token_vectors and pooled:
         raise ValueError("--pooled cannot be used with --token-vectors, which determine it")
     processes = start_processes(device)

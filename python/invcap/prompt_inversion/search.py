@@ -71,8 +71,7 @@ def search(
         seed: of the noise samples, which all prompts share.
 
     Returns:
-        The prompts that the ascents ended with, among the others, and what all took, at most the
-        budget.
+        The likeliest prompt, and what all took, at most the budget.
     """
     steps = len(model.schedule)
     levels = (int(settings.least_noise * steps), steps)
@@ -88,8 +87,11 @@ def search(
     )
     begun = contest.halve(prompts, settings.starts, kept=KEPT)[: settings.starts]
     ended = [_ascend(contest, prompt, phrases, settings.alternatives) for prompt in begun]
-    last = contest.halve(list(dict.fromkeys([*ended, *others])), kept=KEPT)
-    return Ranking(last or [prompts[0]], contest.evaluations)
+    rivals = contest.halve(list(dict.fromkeys(others)), kept=KEPT)[:1]
+    best, *rest = dict.fromkeys([*ended, *rivals, prompts[0]])
+    for prompt in rest:
+        best = prompt if contest.is_likelier(prompt, best) else best
+    return Ranking([best], contest.evaluations)
 
 
 def _ascend(contest: Contest, prompt: str, phrases: Phrases, alternatives: int) -> str:
