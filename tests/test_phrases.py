@@ -2,7 +2,7 @@ from math import log
 
 import pytest
 
-from invcap.phrases import Phrases, clauses, compositions, differences
+from invcap.phrases import Edit, Phrases, clauses, compositions, differences, edited
 
 SENTENCES = [
     "a red star on the left",
@@ -58,20 +58,42 @@ def test_what_is_seen_between_words_comes_most_frequent_first():
     assert phrases.between(("", "a"), ("ring", "at")) == [("blue",), ("dark", "blue"), ("red",)]
     assert phrases.between(("blue", "ring"), ("the", "left")) == [("at",)]
     assert phrases.between(("green", "ring"), ("the", "left")) == []
+    assert phrases.between(("a",), ("blue",)) == [(), ("dark",)]
+
+
+def edits_of(phrases: Phrases, sentence: str, most: int = 99) -> list[str]:
+    """A sentence with each of its edits."""
+    places = range(len(sentence.split()) + 1)
+    every = [edit for start in places for edit in phrases.edits(sentence, start, most)]
+    return [edited(sentence, [edit]) for edit in every]
 
 
 def test_each_part_is_replaced_by_all_that_may_stand_there():
     phrases = Phrases(SENTENCES)
     sentence = "a red star on the left"
-    found = [text for at in range(7) for text in phrases.variations(sentence, at, 99)]
+    found = edits_of(phrases, sentence)
     assert "a blue star on the left" in found
     assert "a red ring at the left" not in found  # two steps: a ring, then where
     assert sentence not in found and len(found) == len(set(found))
     joined = Phrases([*SENTENCES, "a star on the left side", "a star in the top side"])
-    assert "a star in the top side" in joined.variations("a star on the left side", 2, 99)
+    assert "a star in the top side" in edits_of(joined, "a star on the left side")
+
+
+def test_words_are_put_in_and_left_out_and_short_parts_come_first():
+    found = edits_of(Phrases(SENTENCES), "a blue ring")
+    assert {"a dark blue ring", "a red ring"} <= set(found)
+    assert "a blue ring" in edits_of(Phrases(SENTENCES), "a dark blue ring")
+    assert edits_of(Phrases(["", "a"]), "a") == []  # a sentence keeps a word
     short = Phrases(["a ring", "a star", "a heart", "a heart"])
-    assert short.variations("a ring", 1, 99) == ["a heart", "a star"]
-    assert short.variations("a ring", 1, 1) == ["a heart"]
+    assert edits_of(short, "a ring") == ["a heart", "a star"]
+    assert edits_of(short, "a ring", 1) == ["a heart"]
+
+
+def test_edits_that_do_not_overlap_are_made_together():
+    edits = [Edit(1, 2, ("blue",)), Edit(3, 5, ()), Edit(2, 2, ("small",))]
+    assert edited("a red star up there", edits) == "a blue small star"
+    assert not edits[0].overlaps(edits[1]) and not edits[0].overlaps(edits[2])
+    assert edits[0].overlaps(Edit(0, 2, ())) and edits[0].overlaps(Edit(1, 1, ("so",)))
 
 
 def test_a_sentence_is_as_probable_as_its_words_one_after_the_other():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import pairwise
 from math import log
@@ -51,6 +52,27 @@ def clauses(sentence: str) -> list[str]:
     parts = [part.strip() for part in split(r"[,.;:!?]", sentence)]
     parts = [part for part in parts if part]
     return parts if len(parts) > 1 else []
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Other words for the part of a sentence from word `start` to before word `end`."""
+
+    start: int
+    end: int
+    words: tuple[str, ...]
+
+    def overlaps(self, other: Edit) -> bool:
+        """Whether both are of one place, or of parts that share a word."""
+        return self.start == other.start or max(self.start, other.start) < min(self.end, other.end)
+
+
+def edited(sentence: str, edits: Iterable[Edit]) -> str:
+    """A sentence with edits that do not overlap."""
+    words = sentence.split()
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+        words[edit.start : edit.end] = edit.words
+    return " ".join(words)
 
 
 class Phrases:
@@ -109,9 +131,9 @@ class Phrases:
         return int(last - first)
 
     def between(self, before: tuple[str, ...], after: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Which 1 to 5 words are seen between others, the most frequent first.
+        """What is seen between some words, at most 5 words, the most frequent first.
 
-        They are seen after all of `before` and before the first of `after`, or after the last of
+        It is seen after all of `before` and before the first of `after`, or after the last of
         `before` and before all of `after`.
 
         Args:
@@ -124,35 +146,34 @@ class Phrases:
             self._between[before, after] = sorted(counts, key=counts.__getitem__, reverse=True)
         return self._between[before, after]
 
-    def variations(self, sentence: str, start: int, most: int) -> list[str]:
-        """The sentence with its part from word `start` on replaced by what may stand there.
+    def edits(self, sentence: str, start: int, most: int) -> list[Edit]:
+        """What may stand in a sentence in place of its parts that begin at word `start`.
 
-        Parts are of 1 to 5 words, and two words on each side tell what may stand there. What
+        Parts are of at most 5 words, and two words on each side tell what may stand there. What
         differs from a part in its first and last word is put in; what replaces two parts at once
         that can be replaced one after the other is not.
 
         Args:
-            most: sentences; those with shorter parts replaced come first, then by frequency.
+            most: edits; those of short parts come first, then by frequency, insertions last.
         """
         words = sentence.split()
         around = [EDGE, *words, EDGE]
         before = tuple(around[max(0, start - 1) : start + 1])
-        found: dict[str, None] = {}
-        for end in range(start + 1, min(start + LONGEST, len(words)) + 1):
+        found = []
+        for end in [*range(start + 1, min(start + LONGEST, len(words)) + 1), start]:
             part, after = tuple(words[start:end]), tuple(around[end + 1 : end + 3])
-            options = [
-                option
+            found += [
+                Edit(start, end, option)
                 for option in self.between(before, after)
-                if part[0] != option[0]
-                and part[-1] != option[-1]
+                if part != option
+                and not (part and option and (part[0] == option[0] or part[-1] == option[-1]))
                 and not self._composite(before[-1], part, option)
+                and len(part) - len(option) < len(words)
             ]
-            for option in options:
-                found[" ".join([*words[:start], *option, *words[end:]])] = None
-        return list(found)[:most]
+        return found[:most]
 
     def _count(self, before: tuple[str, ...], after: tuple[str, ...]) -> dict[tuple[str, ...], int]:
-        """How often 1 to 5 words are seen between some, at most two on each side."""
+        """How often what is seen between some words, at most two on each side."""
         if not {*before, *after} <= self._numbers.keys():
             return {}
         text = self._text
@@ -162,14 +183,14 @@ class Phrases:
         for word in earlier:
             at = at[text[at - 1] == word]
         found: dict[tuple[str, ...], int] = {}
-        for length in range(1, LONGEST + 1):
-            at = at[text[at + length] != 0]
+        for length in range(LONGEST + 1):
             here = at
             for place, word in enumerate(following, length + 1):
                 here = here[text[here + place] == word]
             parts = text[here[:, None] + 1 + np.arange(length)]
             for part, count in zip(*np.unique(parts, axis=0, return_counts=True), strict=True):
                 found[tuple(self._words[word] for word in part)] = int(count)
+            at = at[text[at + length + 1] != 0]
         return found
 
     def _composite(self, left: str, part: tuple[str, ...], option: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invcap.checks import check_at_least, check_fraction
 from invcap.diffusion.model import FrozenTextToImage
-from invcap.phrases import Phrases
+from invcap.phrases import Edit, Phrases, edited
 from invcap.prompt_inversion.words import Contest, Ranking
 
 KEPT = 0.25
@@ -60,8 +60,8 @@ def search(
     the bank: without it, of prompts that mean the same to the model long and odd ones would win.
 
     Some prompts are compared by successive halving. In the best of them each part is replaced by
-    what may stand there, the likeliest replacement is kept, and so on through the sentence, until
-    no part of it can be replaced by a likelier one: coordinate ascent.
+    what may stand there, the likelier replacements are kept, and so on, until no part can be
+    replaced by a likelier one: coordinate ascent.
 
     Args:
         latents: (C, h, w), of the image.
@@ -95,12 +95,29 @@ def search(
 
 
 def _ascend(contest: Contest, prompt: str, phrases: Phrases, alternatives: int) -> str:
-    """Replaces one part after the other by the likeliest, until none is likelier."""
-    best, unchanged, start = prompt, 0, 0
-    while unchanged < len(best.split()):
-        others = filter(contest.model.can_read, phrases.variations(best, start, alternatives))
-        found = contest.halve([*others], kept=KEPT)
-        likelier = bool(found) and contest.is_likelier(found[0], best)
-        best, unchanged = (found[0], 0) if likelier else (best, unchanged + 1)
-        start = (start + 1) % len(best.split())
-    return best
+    """Edits a prompt until no edit makes it likelier.
+
+    Of the edits that begin at each word the likeliest is found; then all that make the prompt
+    likelier are made, the best first, where they still do.
+    """
+    best = prompt
+    while True:
+        sentence, gains = best, {}
+        for start in range(len(sentence.split()) + 1):
+            edits = {
+                edited(sentence, [edit]): edit
+                for edit in phrases.edits(sentence, start, alternatives)
+            }
+            readable = list(filter(contest.model.can_read, edits))
+            for found in contest.halve(readable, kept=KEPT)[:1]:
+                if contest.is_likelier(found, sentence):
+                    (gains[edits[found]],) = contest.measure([found], contest.ends[-1]).tolist()
+        made: list[Edit] = []
+        for edit in sorted(gains, key=gains.__getitem__, reverse=True):
+            together = edited(sentence, [*made, edit])
+            if not any(map(edit.overlaps, made)) and contest.model.can_read(together):
+                contest.halve([together])
+                if contest.is_likelier(together, best):
+                    best, made = together, [*made, edit]
+        if not made:
+            return best
