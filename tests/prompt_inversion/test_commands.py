@@ -174,7 +174,7 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("invert", "red.png", "--output", "o", "--offload", "--device", "cpu"), "--offload needs"),
         (
             ("score", "red.png", "a room", "--offload", "--device", "cpu"),
-            "--offload needs a device",
+            "--offload needs a CUDA device, got cpu",
         ),
         (("invert", "half.png", "--output", "o"), "half.png: expected an image: "),
         (("score", "half.png", "a room"), "half.png: cannot decode the image: "),
