@@ -18,6 +18,7 @@ def runtime(tmp_path) -> ctypes.CDLL:
     """A library of its own for each test: nothing has been launched, device 0 is current."""
     target = tmp_path / "launches.so"
     flags = ["-std=c++20", "-shared", "-Xcompiler", "-fPIC", "-cudart", "none", "-arch=sm_80"]
+    flags += ["-Xlinker", "-Bsymbolic"]  # a CUDA run time that torch has loaded is not meant
     sources = [HERE / "launches.cu", HERE / "runtime.cpp"]
     command = [tool("nvcc"), *flags, f"-I{ROOT / 'csrc'}", *sources, "-o", target]
     subprocess.run(command, check=True)

@@ -149,8 +149,8 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("invert", "red.png", "--output", "o", "--budget", "9"), "--budget is for a search"),
         (("invert", "red.png", "--output", "o", "--proposer-prompt", "a"), "needs --proposer"),
         (
-            ("invert", "red.png", "--output", "o", "--words", "--proposer", "none"),
-            "proposer: none is neither a folder nor",
+            ("invert", "red.png", "--output", "o", "--words", "--proposer", "."),
+            "proposer: . is neither a folder nor",
         ),
         (("invert", "nowhere.png", "--output", "o"), "nowhere.png"),
         (("invert", "text.png", "--output", "o"), "text.png"),

@@ -116,7 +116,7 @@ UNUSABLE = {
     "file": ({"start": "meta"}, r"meta\.safetensors: no such file"),
     "over": ({"over": "words"}, "over must be one of .* got 'words'"),
     "learned": ({"start": "meta", "over": "tokens"}, "start must be sentences over 'tokens'"),
-    "words": ({"start": "meta", "words": True}, "words need a captioner or a start that is a"),
+    "words": ({"start": "meta", "words": True}, "words need sentences, a proposer, a captioner"),
     "guidance": ({"guidance_scale": nan}, "guidance_scale must be finite and at least 0, got nan"),
     "range": (
         {"inversion": replace(SETTINGS.inversion, timestep_range=(0, 51))},
