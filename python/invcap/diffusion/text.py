@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,11 +23,17 @@ def check_has_words(prompt: str) -> None:
 def check_length(prompt: str, tokenizer: Any, most: int) -> None:
     """Raises ValueError if a prompt has no words, or more tokens than a text encoder takes."""
     check_has_words(prompt)
-    count = len(tokenizer(prompt).input_ids)
+    count = len(_counter(tokenizer)(prompt).input_ids)
     if count > most:
         raise ValueError(
             f"a prompt has at most {most} tokens with start and end, got {count}: {prompt!r}"
         )
+
+
+@lru_cache(maxsize=8)
+def _counter(tokenizer: Any) -> Any:
+    """A copy that only counts: a tokenizer keeps its padding from call to call, for all threads."""
+    return deepcopy(tokenizer)
 
 
 def word_tokens(tokenizer: Any, start: str = "", end: str = "") -> Sequence[int]:
