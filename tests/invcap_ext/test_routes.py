@@ -185,8 +185,9 @@ def test_an_unknown_way_is_named() -> None:
 
 def test_the_table_sends_many_rows_of_large_layers_the_dense_way() -> None:
     gpu = torch.device("cuda")
-    assert dense_rows(1024, torch.float32, CPU) == 2048
-    assert dense_rows(2048, torch.float64, CPU) == 4096
+    assert dense_rows(1024, torch.float32, CPU) == 8192
+    assert dense_rows(2048, torch.float64, CPU) == 8192
+    assert dense_rows(8192, torch.float64, CPU) == 16384
     assert dense_rows(64, torch.float32, CPU) > 2**60
     assert dense_rows(1024, torch.bfloat16, gpu) == 2048
     assert dense_rows(384, torch.bfloat16, gpu) == 16384
@@ -210,7 +211,7 @@ def test_tf32_on_a_gpu_stays_with_kernels_that_keep_float32() -> None:
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 def test_many_rows_take_the_dense_way_and_few_do_not(dtype: torch.dtype) -> None:
     layer = InvertibleLinear(256, dtype=dtype)
-    for rows, kept in ((2047, 2047 * 256), (2048, 256 * 256)):
+    for rows, kept in ((8191, 8191 * 256), (8192, 256 * 256)):
         x = torch.randn(rows, 256, dtype=dtype)
         _, beside = OPERATOR(x, layer.lu, layer.bias, 1.0, 0.1)
         assert beside.numel() == kept
