@@ -113,7 +113,7 @@ def test_invert_writes_a_folder_for_each_picture(folder, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, files, tmp_path):
+def test_invert_starts_at_the_given_start_and_finds_words(folder, pipeline, files, tmp_path):
     begun = pipeline.model.encode_prompts(["a red square"]).tensors["prompt_embeds"][0]
     save_prompt_embeds(tmp_path / "starts" / "meta.safetensors", begun, pipeline)
     options = ("--model", folder, "--steps", 0, "--json")
@@ -144,7 +144,7 @@ def test_invert_starts_where_it_is_told_and_says_it_in_words(folder, pipeline, f
         (("score", "red.png", "--prompts", "none.txt"), "none.txt: expected a text file"),
         (("score", "red.png", "--prompts", "empty.txt"), "empty.txt: expected a sentence on each"),
         (("score", "red.png", "--prompts", "some.txt", "--winners", "0"), "finalists must be at"),
-        (("invert", "red.png", "--output", "o", "--write-txt"), "write_txt writes words, which"),
+        (("invert", "red.png", "--output", "o", "--write-txt"), "write_txt needs words, got"),
         (("invert", "red.png", "--output", "o", "--data", "shapes"), "--data is for --words"),
         (("invert", "red.png", "--output", "o", "--budget", "9"), "--budget is for a search"),
         (("invert", "red.png", "--output", "o", "--proposer-prompt", "a"), "needs --proposer"),

@@ -61,7 +61,7 @@ def test_a_step_with_its_gradient_stays_on_the_device(model, over):
 
 @pytest.mark.slow
 @each_parametrization
-def test_a_step_but_for_its_gradient_stays_on_a_gpu(model, over):
+def test_a_step_without_its_gradient_stays_on_a_gpu(model, over):
     with fake_gpu():
         objective, state = problem(model, over, "cuda")
         rows = torch.arange(2, device="cuda")

@@ -284,7 +284,7 @@ def test_guidance_draws_another_picture(family, image):
 
 
 @pytest.mark.slow
-def test_networks_that_leave_the_device_find_the_same(family, pipeline, image, monkeypatch):
+def test_offloaded_networks_give_the_same_result(family, pipeline, image, monkeypatch):
     other = PromptInversionPipeline.from_pretrained(family.folder).enable_offload("cpu")
     other.set_progress_bar_config(disable=True)
     model, calls = other.model, []

@@ -210,7 +210,7 @@ def test_a_file_that_is_no_checkpoint_is_named(pipeline, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_not_a_number_at_a_step_is_survived_and_touches_no_other_picture(pipeline, pictures):
+def test_a_step_that_is_not_finite_is_undone_and_changes_no_other_picture(pipeline, pictures):
     clean = invert(pipeline, pictures)
     with spoiled(pipeline, {4}):
         found = invert(pipeline, pictures)
@@ -221,7 +221,7 @@ def test_not_a_number_at_a_step_is_survived_and_touches_no_other_picture(pipelin
     assert torch.equal(found.prompt_embeds[1:], clean.prompt_embeds[1:])
 
 
-def test_a_picture_that_never_gives_a_number_stops_where_it_began(pipeline, pictures):
+def test_a_picture_whose_steps_are_never_finite_stops_at_its_start(pipeline, pictures):
     settings = replace(SETTINGS, max_rollbacks=2)
     with spoiled(pipeline, {0, 1, 2}):
         found = invert(pipeline, pictures[:2], settings)

@@ -25,7 +25,7 @@ def objective_of(pipeline, pictures) -> tuple[Objective, torch.Tensor]:
     return Objective(model, latents, conditioning_of, range(count), SETTINGS), vectors
 
 
-def test_together_is_the_mean_over_images_and_negative_minus_that(pipeline, pictures):
+def test_together_takes_the_mean_over_images_and_negative_changes_the_sign(pipeline, pictures):
     objective, vectors = objective_of(pipeline, pictures)
     every, one = torch.arange(len(pictures)), torch.arange(1)
     gradients, bounds = objective.gradient(vectors, every, 3)
@@ -84,7 +84,7 @@ def test_a_killed_inversion_resumes_to_the_same_prompt(options, pipeline, pictur
         ({"words": True, "negative": True}, "words are found for each image .* got negative too"),
     ],
 )
-def test_what_cannot_be_found_together_is_refused(options, message, pipeline, pictures):
+def test_options_that_together_excludes_are_refused(options, message, pipeline, pictures):
     with pytest.raises(ValueError, match=message):
         pipeline.invert(pictures, **options)
 

@@ -25,7 +25,7 @@ def test_beams_and_samples_are_captions_in_the_models_words(blip, pictures):
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_captions_come_first_then_what_is_composed_of_them(blip, pictures):
+def test_captions_come_before_compositions_of_their_parts(blip, pictures):
     proposer = Proposer(str(blip), beams=2, samples=6, max_new_tokens=6)
     said = proposer.captions(pictures[0])
     (found,) = proposer.compose(pictures[:1], 100)
@@ -35,13 +35,13 @@ def test_captions_come_first_then_what_is_composed_of_them(blip, pictures):
     assert [p.text for p in proposer.compose(pictures[:1], 2)[0]] == said[:2]
 
 
-def test_what_the_model_is_told_begins_its_captions(blip, pictures):
+def test_captions_begin_with_the_prompt_of_the_model(blip, pictures):
     said = Proposer(str(blip), "a red", beams=2, max_new_tokens=3).captions(pictures[0])
     assert all(text.startswith("a red") for text in said)
 
 
-def test_a_model_that_is_none_is_refused_by_name(tmp_path):
+def test_a_name_that_is_no_model_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"proposer: .* is neither a folder nor an image-to-text"):
         Proposer(str(tmp_path))
-    with pytest.raises(ValueError, match="beams and samples must be some, got 0 and 0"):
+    with pytest.raises(ValueError, match="beams and samples must not .* both 0, got 0 and 0"):
         Proposer(str(tmp_path), beams=0)

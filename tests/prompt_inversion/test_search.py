@@ -41,7 +41,7 @@ def latents(pipeline, pictures):
     return pipeline.model.encode_images(pictures)[0]
 
 
-def test_a_search_says_what_no_sentence_of_the_bank_does(pipeline, latents, measured):
+def test_a_search_finds_a_prompt_that_is_no_sentence_of_the_bank(pipeline, latents, measured):
     found = search(pipeline.model, latents, BANK[:1], [], Phrases(BANK), SearchSettings())
     assert BANK[0].split()[1:3] == ["red", "star"] and found.prompts[0] == TRUE
     assert found.evaluations == sum(noise.numel() for _, noise in measured)

@@ -109,7 +109,7 @@ def test_starts_that_cannot_be_used_are_named(learned, pipeline, other_folder, p
     ("metadata", "message"),
     [
         ({}, r"not an amortised start; it has \['basis'\]"),
-        ({"config": "{}", "unet": "?"}, "what it says of its model is not JSON"),
+        ({"config": "{}", "unet": "?"}, "the signature of its model is not JSON"),
         ({"config": "?", "unet": "the model's"}, "not an amortised start that loads"),
         ({"config": '{"depth": 1}', "unet": "the model's"}, "not an amortised start that loads"),
     ],
@@ -141,7 +141,7 @@ def test_large_latents_are_averaged_over_squares():
 
 
 @pytest.mark.slow
-def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
+def test_training_raises_the_bound_of_the_amortised_prompts(pipeline, tmp_path):
     torch.manual_seed(0)
     model = pipeline.model
     latents = 0.1 * torch.randn(8, 4, 8, 8)
@@ -163,7 +163,7 @@ def test_training_raises_the_bound_of_what_it_says(pipeline, tmp_path):
 
 
 @pytest.mark.slow
-def test_reptile_goes_where_inversions_lead_and_on_from_where_it_stopped(pipeline):
+def test_reptile_moves_towards_the_results_of_inversions_and_resumes(pipeline):
     model, shape = pipeline.model, (4, 8, 8)
     latents = 0.1 * torch.randn(6, *shape, generator=torch.Generator().manual_seed(0))
     begin = model.encode_prompts(["a room"])

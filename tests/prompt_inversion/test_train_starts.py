@@ -223,7 +223,7 @@ def test_held_out_images_take_no_part(model, data, accelerator, learned, tmp_pat
 
 
 @pytest.mark.slow
-def test_captions_that_the_model_does_not_take_are_passed_over(
+def test_captions_that_the_model_cannot_read_are_skipped(
     model, accelerator, tmp_path, caplog
 ):
     long = " ".join(["zebra"] * 90)

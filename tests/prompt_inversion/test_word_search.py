@@ -16,7 +16,7 @@ def proposer(*texts):
     return SimpleNamespace(compose=lambda images, top_k: [said[:top_k] for _ in images])
 
 
-def test_what_is_proposed_is_ranked_without_a_bank(pipeline, pictures):
+def test_proposals_are_ranked_without_a_bank(pipeline, pictures):
     words = WordSearch(proposer=proposer("red " * 100, "a red square"))
     start = pipeline.model.encode_prompts(["a room"])
     found = pipeline.invert(pictures[:1], start, STILL, words=words, num_inference_steps=1)

@@ -18,7 +18,7 @@ class Captioner:
         return [[Caption(prompt, 0.0) for prompt in PROMPTS[:top_k]] for _ in images]
 
 
-def test_each_round_leaves_the_worse_half_behind_on_twice_the_samples(pipeline, pictures):
+def test_each_round_keeps_the_better_half_and_doubles_the_samples(pipeline, pictures):
     latents = pipeline.model.encode_images(pictures)[0]
     found = rank(pipeline.model, latents, PROMPTS, draws=64)
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +41,7 @@ def test_each_round_leaves_the_worse_half_behind_on_twice_the_samples(pipeline, 
     ("nats", "order"),
     [((0, 0, 0), "abc"), ((0, 0.5, 0.5), "abc"), ((0, 0.5, 2), "cab"), ((0, 9, 5), "bca")],
 )
-def test_the_order_decides_where_the_likelihood_hardly_does(
+def test_the_order_decides_between_nearly_equal_likelihoods(
     pipeline, pictures, monkeypatch, nats, order
 ):
     latents = pipeline.model.encode_images(pictures)[0]
@@ -80,7 +80,7 @@ def test_token_vectors_are_read_as_the_words_they_are(pipeline):
     assert torch.equal(known.vectors[nearest[:, 0]], vectors)
 
 
-def test_over_tokens_what_is_measured_is_what_the_words_give(pipeline, pictures):
+def test_over_tokens_the_bound_is_that_of_the_nearest_words(pipeline, pictures):
     settings = InversionSettings(steps=6, draws=2, bank=16, held_out=16, learning_rate=1.0)
     found = pipeline.invert(pictures, "a red square", settings, "tokens")
     prompts = read_vectors(pipeline.model, found.token_vectors)

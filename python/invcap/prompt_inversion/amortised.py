@@ -1,4 +1,4 @@
-"""Image latents to prompt embeddings in one pass, by an invertible network."""
+"""The amortised start: an invertible network that maps image latents to prompt embeddings."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ SAME = 1e-5
 class AmortisedStart(nn.Module):
     """y = mean + basis^T f(x), f an invertible network whose first K outputs are a prompt's code.
 
-    The basis spans the directions in which prompts of the training captions differ most; the other
-    outputs of f are what an image has and no prompt says. Latents of more than 4,096 numbers are
-    averaged over squares first.
+    The basis spans the directions in which the training captions' hidden states vary most; the
+    other outputs of f are not used. Latents of more than 4,096 numbers are average-pooled first.
 
     Args:
         latents: (C, h, w), shape of an image's latents.
         hidden: (77, d), shape of a prompt's hidden states.
-        codes: K, at most as many as the network has outputs.
-        depth: layers of f.
-        negative_slope: of its activations.
+        codes: K, at most the number of the network's outputs.
+        depth: number of layers of f.
+        negative_slope: that of its activations.
 
     Source: the basis holds principal components of captions' hidden states (`of`), by Halko et al.,
     "Finding structure with randomness" (2011); f then learns to maximize the bound itself, as the
@@ -74,17 +73,17 @@ class AmortisedStart(nn.Module):
         depth: int = 3,
         negative_slope: float = 0.7,
     ) -> AmortisedStart:
-        """One that knows the statistics of training images, and whose network is untrained.
+        """An untrained network, with mean, basis and latent statistics of training images.
 
         Args:
             latents: (N, C, h, w), N at least 2.
-            hidden: (M, 77, d), of captions.
-            seed: of the network's weights and of the randomised search for the basis.
-            codes: as of the class, but fewer where there are fewer captions or latent numbers.
-            depth, negative_slope: as of the class.
+            hidden: (M, 77, d), hidden states of captions.
+            seed: seed of the network's weights and of the randomized search for the basis.
+            codes: see the class; fewer if there are fewer captions or latent numbers.
+            depth, negative_slope: see the class.
 
         Raises:
-            ValueError: the hidden states of all captions are the same.
+            ValueError: all captions have the same hidden states.
         """
         rows = hidden.flatten(1).float()
         pooled = F.avg_pool2d(latents, pool_for(latents.shape[1:]))
@@ -97,7 +96,7 @@ class AmortisedStart(nn.Module):
             _, deviations, axes = torch.pca_lowrank(rows, wanted, niter=4)
         unit = (deviations[:codes].square().mean() / len(rows)).sqrt()
         if unit <= SAME * rows.square().mean().sqrt():
-            raise ValueError("hidden: expected captions that differ, got the same states of all")
+            raise ValueError("hidden: expected captions that differ, got the same states for all")
         start.latent_mean.copy_(pooled.mean(0))
         start.latent_deviation.copy_(pooled.std(0).clamp(min=1e-6))
         start.mean.copy_(rows.mean(0).view_as(start.mean))
@@ -114,12 +113,12 @@ class AmortisedStart(nn.Module):
         return self.network(x.flatten(1))[:, : len(self.basis)]
 
     def code_of(self, hidden: Tensor) -> Tensor:
-        """The codes (P, K) whose hidden states are nearest to those of prompts (P, 77, d)."""
+        """Projects hidden states (P, 77, d) onto the basis: codes (P, K)."""
         basis = self.basis.flatten(1)
         return (hidden - self.mean).flatten(1) @ basis.T / basis.square().sum(1)
 
     def save(self, path: Path, model: FrozenTextToImage) -> None:
-        """Writes it as safetensors in half precision, with the model that it is for."""
+        """Writes safetensors in half precision, with the signature of the model."""
         config = {
             "latents": list(self.latent_shape),
             "hidden": list(self.mean.shape),
@@ -135,7 +134,7 @@ class AmortisedStart(nn.Module):
         """Reads what `save` wrote.
 
         Raises:
-            ValueError: the file is missing or broken, or for another model.
+            ValueError: the file is missing or broken, or belongs to another model.
         """
         tensors, metadata = read_tensors(path)
         if not {"config", "unet"} <= metadata.keys():
@@ -150,7 +149,7 @@ class AmortisedStart(nn.Module):
 
 
 def pool_for(latents: Sequence[int]) -> int:
-    """Side of the squares that latents (C, h, w) are averaged over: the smallest that suffices."""
+    """The smallest pooling factor that leaves latents (C, h, w) at most `MAX_FEATURES` numbers."""
     channels, height, width = latents
     pool = 1
     while channels * (height // pool) * (width // pool) > MAX_FEATURES:

@@ -1,4 +1,4 @@
-"""Axes of a prompt's features that Adam's steps go along, learned from gradients of images."""
+"""An orthonormal basis of prompt features in which Adam works, learned from gradients."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ IMAGES_AT_ONCE = 32
 def learn_axes(
     model: FrozenTextToImage, latents: Tensor, starts: Conditioning, seed: int = 0
 ) -> Tensor:
-    """The principal axes (d, d), as columns, of the bound's gradients by a prompt's features.
+    """The principal axes (d, d), as columns, of the bound's gradients in a prompt's features.
 
-    Adam weighs each coordinate by itself: along these axes, the gradients of different coordinates
-    are least correlated. Every image's gradient counts alike, however long it is.
+    Adam scales each coordinate separately; along these axes the gradients of different coordinates
+    are uncorrelated. Each image's gradient is normalized, so that all have the same weight.
 
     Args:
+        model: the model.
         latents: (N, C, h, w), of training images.
-        starts: N prompts, where their inversions start.
-        seed: of their draws.
+        starts: the N prompts that their inversions start from.
+        seed: seed of the first image's noise samples.
 
     Source: a factor of Gupta et al., "Shampoo" (2018), equation 4; Adam along its axes is Vyas et
-    al., "SOAP" (2024). There they follow one run; here they are known before its first step.
+    al., "SOAP" (2024). There the axes are updated during a run; here they are learned before it.
     """
     settings = few_steps(model.schedule, draws=DRAWS, bank=DRAWS)
     width = starts.tensors[model.optimized].shape[-1]
@@ -61,7 +62,7 @@ def load_axes(folder: Path, model: FrozenTextToImage) -> Tensor | None:
     """Reads what `save_axes` wrote, (d, d); None if there is no such file.
 
     Raises:
-        ValueError: the file is broken, or for another model.
+        ValueError: the file is broken, or belongs to another model.
     """
     path = folder / FILE
     if not path.is_file():

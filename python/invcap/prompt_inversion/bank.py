@@ -1,4 +1,4 @@
-"""A bank of sentences, found by the hidden states that a text encoder makes of them."""
+"""A bank of sentences that is searched by the hidden states of a text encoder."""
 
 from __future__ import annotations
 
@@ -28,12 +28,9 @@ class SentenceBank:
     """Sentences and their clauses, with the hidden states of each.
 
     Args:
-        sentences: as people wrote them.
-        texts: they, then their clauses, each once.
-        rows: (len(texts), n), the hidden states of each.
-
-    Attributes:
-        phrases: which words of the sentences stand in place of each other.
+        sentences: complete sentences, as people wrote them.
+        texts: the sentences, then their clauses, without duplicates.
+        rows: (len(texts), n), the hidden states of each text.
     """
 
     def __init__(self, sentences: Sequence[str], texts: Sequence[str], rows: Rows) -> None:
@@ -41,7 +38,7 @@ class SentenceBank:
 
     @cached_property
     def phrases(self) -> Phrases:
-        """Which words of the sentences stand in place of each other."""
+        """Which phrases of the sentences can replace each other."""
         return Phrases(self.sentences)
 
     @cached_property
@@ -50,11 +47,11 @@ class SentenceBank:
         return digest(*self.sentences)
 
     def nearest(self, hidden: Tensor, top_k: int) -> tuple[list[str], list[str]]:
-        """The sentences and the clauses nearest to hidden states by their cosine, best first.
+        """The sentences and the clauses nearest to hidden states by cosine, nearest first.
 
         Args:
-            hidden: of one prompt.
-            top_k: how many of each, at most.
+            hidden: hidden states of one prompt.
+            top_k: the largest number of each.
 
         Source: "Image captioning with text-to-image models", section 5.2.
         """
@@ -75,18 +72,20 @@ def make_bank(
     cache: Path,
     accelerator: Accelerator | None = None,
 ) -> SentenceBank:
-    """Encodes sentences and their clauses once: their hidden states are kept on disk.
+    """Encodes sentences and their clauses once and keeps their hidden states on disk.
 
-    They take two bytes a number: 10 kB a sentence for tiny-sd, 118 kB for Stable Diffusion 1.
+    These take two bytes a number: 10 kB a text for tiny-sd, 118 kB for Stable Diffusion 1.
     Sentences that the model cannot read are left out, and their number is logged.
 
     Args:
-        model: whose text encoder reads them.
-        cache: folder; what is in it of this model and these sentences is not computed again.
-        accelerator: of the processes that take turns.
+        model: the model whose text encoder is used.
+        sentences: the sentences.
+        cache: folder for hidden states, which are computed once for each model and set of
+            sentences.
+        accelerator: the processes that share the work.
 
     Raises:
-        ValueError: no sentence is left.
+        ValueError: the model cannot read any of the sentences.
     """
     given = list(dict.fromkeys(" ".join(sentence.split()) for sentence in sentences))
     kept = [sentence for sentence in given if model.can_read(sentence)]

@@ -1,4 +1,7 @@
-"""`invcap invert`: images in, a folder for each of them out; in batches, on many processes."""
+"""`invcap invert`: inverts image files in batches, on any number of processes.
+
+Each image gets a folder of results.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +45,19 @@ class RunSettings:
     """How a run inverts its images.
 
     Attributes:
-        size: (height, width) that images are scaled to, pixels.
+        size: (height, width) that images are scaled to, in pixels.
         inversion: how the bound is maximized.
-        start: where to begin: a sentence, "caption", "amortised" or "meta".
+        start: the initial prompt: a sentence, "caption", "amortised" or "meta".
         captioner: folder of the captioner, for the start "caption" and for words.
         starts: folder of learned starts, if not the model's own.
         words: also find a prompt in words.
-        sentences: a hash of the bank that words are searched in, if there is one.
-        search: how they are, then.
-        proposer: name of the image-to-text model that proposes words, and what it is told.
+        sentences: a hash of the bank of sentences that is searched for words; None without a bank.
+        search: settings of that search.
+        proposer: name and prompt of the image-to-text model that proposes words.
         write_txt: write the prompt in words to a text file beside an image's folder.
         over: what is optimized, see `PromptInversionPipeline.invert`.
-        seed: of the first image; each has one more than the image before it.
-        guidance_scale: of the generated images.
+        seed: seed of the first image; each further image has the next number.
+        guidance_scale: guidance of the generated images.
         batch_size: images inverted at once.
         together: find one prompt for all images.
         negative: find prompts that make images least likely.
@@ -82,7 +85,7 @@ class RunSettings:
         if not 0 <= self.seed < MOST_SEED:
             raise ValueError(f"seed must be from 0 to below {MOST_SEED}, got {self.seed}")
         if self.write_txt and not self.words:
-            raise ValueError("write_txt writes words, which are not asked for")
+            raise ValueError("write_txt needs words, got write_txt without words")
 
 
 def invert(
@@ -98,21 +101,25 @@ def invert(
 ) -> list[dict[str, Any]]:
     """Inverts images and writes a folder for each; see `PromptInversionPipeline.invert`.
 
-    Batches take turns among the processes. A run that was killed resumes with `resume`, and ends
-    with the same bytes, on the same kind of processor and with as many threads, as if it had never
-    stopped.
+    Batches are distributed over the processes. A run that was killed resumes with `resume`, and
+    writes the same bytes as an uninterrupted run, on the same kind of processor and with the same
+    number of threads.
 
     Args:
-        paths: image files, and folders that stand for the image files in them.
-        processes: of which the main one lists the images and records the run.
-        captioner: what `settings.captioner` names.
-        search: where words come from: what `settings` says of them.
-        callback_on_step_end: of each batch, as of `PromptInversionPipeline.invert`.
+        pipeline: the model.
+        paths: image files, and folders of image files.
+        output: folder for the results.
+        settings: how images are inverted.
+        processes: the main one lists the images and records the run.
+        resume: continue the run in `output`.
+        captioner: the captioner that `settings.captioner` names.
+        search: the bank, proposer and settings that `settings` names.
+        callback_on_step_end: for each batch, see `PromptInversionPipeline.invert`.
 
     Returns:
-        For each image, or for all together: its file, the embedding's file, the held-out bound with
-        its standard error, the gradient steps and UNet evaluations it took, and its share of the
-        seconds.
+        For each image, or for all together: the image file, the embedding's file, the held-out
+        bound with its standard error, the numbers of gradient steps and UNet evaluations, and the
+        seconds (those of the batch, divided by its images).
 
     Raises:
         ValueError: the images or a setting cannot be used, or `output` holds a run and `resume`
@@ -147,10 +154,10 @@ def begin(
     settings: RunSettings,
     resume: bool,
 ) -> list[Source]:
-    """Lists the images and records the run, or makes sure that it is the one to resume.
+    """Lists the images and records the run, or checks that it is the one to resume.
 
     Raises:
-        ValueError: as `invert` does; nothing has been written then.
+        ValueError: see `invert`; nothing has been written then.
     """
     path = output / RECORD
     if path.exists() and not resume:
@@ -213,7 +220,7 @@ def check_record(path: Path, asked: dict[str, Any]) -> None:
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
-    """What must not differ between a run and its resumption."""
+    """What must not differ between a run and the run that it resumes."""
     apart = ("model", "signature", "pictures", "contents")
     facts = {name: value for name, value in record.items() if name not in apart}
     return facts | {f"picture {number}": name for number, name in enumerate(record["pictures"], 1)}
@@ -229,7 +236,7 @@ def invert_batch(
     settings: RunSettings,
     callback_on_step_end: OnStep | None = None,
 ) -> None:
-    """Inverts one batch of a run's images and writes what is missing, if anything is."""
+    """Inverts one batch of a run's images, unless all of its results are there already."""
     at_once = len(sources) if settings.together else settings.batch_size
     first = number * at_once
     batch = sources[first : first + at_once]
@@ -283,7 +290,7 @@ def invert_batch(
 
 
 def measured(found: PromptInversionOutput, index: int) -> dict[str, Any]:
-    """What an inversion found for one image, in plain numbers and words."""
+    """An inversion's results for one image, as JSON takes them."""
     row: dict[str, Any] = {
         "log_likelihood": found.log_likelihood[index].item(),
         "standard_error": found.standard_error[index].item(),

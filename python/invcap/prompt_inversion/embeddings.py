@@ -1,4 +1,4 @@
-"""Prompt embeddings and token vectors as files, which know the model they belong to."""
+"""Files of prompt embeddings and token vectors, with the signature of their model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def save_conditioning(
     """Writes one prompt's tensors, named as the model's pipeline takes them, as safetensors.
 
     Args:
-        conditioning: of one prompt.
+        path: the file.
+        conditioning: tensors of one prompt.
+        model: the model they are for.
         negative: name them as a negative prompt's.
     """
     before = "negative_" if negative else ""
@@ -58,7 +60,7 @@ def check_signature(path: Path, what: str, recorded: str, model: FrozenTextToIma
     try:
         signature = json.loads(recorded)
     except ValueError as error:
-        raise ValueError(f"{path}: what it says of its model is not JSON: {error}") from error
+        raise ValueError(f"{path}: the signature of its model is not JSON: {error}") from error
     if not same_signature(signature, model.signature):
         raise ValueError(f"{path}: the {what} is for another model: the weights differ")
 
@@ -71,7 +73,9 @@ def save_prompt_embeds(
     The tensor is `prompt_embeds`, (1, 77, d), as the model's pipeline takes it.
 
     Args:
-        pipeline: what they are for: a model, ours, or a diffusers pipeline.
+        path: the file.
+        prompt_embeds: the hidden states.
+        pipeline: the model they are for, or its pipeline, ours or diffusers'.
     """
     model = _model(pipeline)
     save_conditioning(path, model.conditioning_of(prompt_embeds[None]), model)
@@ -81,7 +85,8 @@ def load_prompt_embeds(path: Path, pipeline: DiffusionPipeline | FrozenTextToIma
     """Reads what `save_prompt_embeds` wrote, (1, 77, d).
 
     Args:
-        pipeline: what shall use them, as of `save_prompt_embeds`.
+        path: the file.
+        pipeline: the model that will use them, see `save_prompt_embeds`.
 
     Raises:
         ValueError: the file is missing or broken, or the embedding is of another shape or for
@@ -96,16 +101,18 @@ def save_token_vectors(
 ) -> None:
     """Writes token vectors, (n, d), as an embedding file that other programs load.
 
-    With one CLIP text encoder, the file has one tensor, named `token`, which diffusers'
-    `load_textual_inversion`, A1111 and ComfyUI load; or, where its name ends in .pt, A1111's own
-    `string_to_param`. With others, it has a tensor for each encoder: clip_l, clip_g, t5xxl.
+    For a model with one CLIP text encoder, the file has one tensor, named `token`, which diffusers'
+    `load_textual_inversion`, A1111 and ComfyUI load; a file name in .pt gives A1111's older format,
+    `string_to_param`. For other models, it has a tensor for each encoder: clip_l, clip_g, t5xxl.
 
     Args:
-        token: the word that then stands for all n of them in a prompt, such as "<picture>".
+        path: the file.
+        vectors: the token vectors.
+        token: the word that stands for all n of them in a prompt, such as "<picture>".
         parts: `FrozenTextToImage.token_parts` of the model; by default those of one CLIP.
 
     Raises:
-        ValueError: a .pt file is asked for, and the model has not one CLIP text encoder.
+        ValueError: the file name ends in .pt, and the model has other text encoders than one CLIP.
     """
     vectors = vectors.float().cpu()
     parts = parts or {"clip_l": vectors.shape[1]}

@@ -1,4 +1,4 @@
-"""Whether an inversion can do what is asked of it, whatever its images are."""
+"""Checks of an inversion's arguments, before any image is read."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def check_inputs(
     """Raises ValueError unless a model can invert with these; see `PromptInversionPipeline`.
 
     Args:
-        learned: what was learned for the model.
-        size: (height, width), pixels.
-        has_sentences: whether a bank or a proposer has some, where words are asked for.
+        learned: the model's learned starts.
+        size: (height, width), in pixels.
+        has_sentences: whether there is a bank or a proposer to find words with.
     """
     model = learned.model
     model.check_size(size)
@@ -47,6 +47,12 @@ def check_inputs(
             "words need sentences, a proposer, a captioner or a start that is a sentence, got none"
         )
     check_start(start, learned, size, has_captioner)
+
+
+def check_draws(draws: int) -> None:
+    """Raises ValueError unless there are enough noise samples for a standard error."""
+    if draws < 2:
+        raise ValueError(f"draws must be at least 2, got {draws}")
 
 
 def check_start(
@@ -70,10 +76,10 @@ def check_start(
 
 
 def resolve_seeds(seeds: int | Sequence[int], count: int) -> list[int]:
-    """One seed for each of some images: those given, or a number and those after it.
+    """One seed for each image: those given, or consecutive numbers from one that is given.
 
     Raises:
-        ValueError: there are not as many as images.
+        ValueError: the number of seeds is not that of images.
     """
     result = [seeds + index for index in range(count)] if isinstance(seeds, int) else list(seeds)
     if len(result) != count:

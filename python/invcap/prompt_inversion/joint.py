@@ -1,4 +1,4 @@
-"""One prompt for several images, and the prompt that is least likely to have made an image."""
+"""Two other objectives: one prompt for several images, and the least likely (negative) prompt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from invcap.prompt_inversion.starts import Start
 
 
 class Together:
-    """The mean of P images' bounds as a function of one prompt: state has one row.
+    """The mean of P images' bounds as a function of one prompt; the state has one row.
 
     Args:
-        objective: of the images, each with noise samples of its own.
+        objective: the bounds of the images, each with its own noise samples.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -31,7 +31,7 @@ class Together:
         return gradient.mean(0, keepdim=True), bound.mean(0, keepdim=True)
 
     def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Means of the images' terms (1, M): all have the same strata in the same order."""
+        """The mean over images of their terms, (1, M); sample m of each has the same stratum."""
         every = self._every(vectors)
         return self.objective.held_out_terms(vectors[[0] * self.images], every).mean(0, True)
 
@@ -40,24 +40,24 @@ class Together:
 
 
 class Negative:
-    """Minus an objective: what maximizes it makes images least likely."""
+    """An objective with its sign changed: maximizing it makes images least likely."""
 
     def __init__(self, objective: Maximized) -> None:
         self.objective = objective
         self.images = objective.images
 
     def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Minus the gradients and minus the bounds."""
+        """The gradients and bounds, both with their sign changed."""
         gradient, bound = self.objective.gradient(vectors, rows, step)
         return -gradient, -bound
 
     def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Minus the terms."""
+        """The terms, with their sign changed."""
         return -self.objective.held_out_terms(vectors, rows)
 
 
 def with_bounds_negated(output: PromptInversionOutput) -> PromptInversionOutput:
-    """What `Negative` found, with the bounds themselves."""
+    """Changes the signs in an output of `Negative` back, so that it has the bounds themselves."""
     output.log_likelihood = -output.log_likelihood
     output.histories = [
         replace(
@@ -71,7 +71,7 @@ def with_bounds_negated(output: PromptInversionOutput) -> PromptInversionOutput:
 
 
 def check_joint(start: Start, words: bool, together: bool, negative: bool) -> None:
-    """Raises ValueError unless one prompt for all images, or a negative one, can be found."""
+    """Raises ValueError if `together` or `negative` cannot be combined with a start or words."""
     if words and (together or negative):
         asked = "together" if together else "negative"
         raise ValueError(f"words are found for each image by itself, got {asked} too")

@@ -30,7 +30,7 @@ class LogLikelihood:
 
     @property
     def standard_error(self) -> Tensor:
-        """Of each bound, (N,)."""
+        """The standard error of each bound, (N,)."""
         return standard_error(self.terms)
 
     @property
@@ -39,16 +39,16 @@ class LogLikelihood:
         return int(self.bound.argmax())
 
     def difference(self, prompt: int, other: int) -> tuple[float, float]:
-        """Bound of one prompt minus another's, and its standard error.
+        """The difference between the bounds of two prompts, and its standard error.
 
         All prompts share the same noise samples, so sampling error largely cancels in differences:
-        the error is that of the paired differences, not of the two bounds.
+        the standard error is that of the paired differences.
         """
         paired = self.terms[prompt] - self.terms[other]
         return paired.mean().item(), standard_error(paired).item()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The prompts in the order given, each with its bound and its difference to the best."""
+        """A row for each prompt, in the order given: its bound and its difference to the best."""
         bounds, errors = self.bound.tolist(), self.standard_error.tolist()
         result = []
         for index, prompt in enumerate(self.prompts):

@@ -1,4 +1,4 @@
-"""A start from which few steps suffice, learned over many images."""
+"""The meta start: one prompt, learned on many images, from which few steps suffice."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from invcap.prompt_inversion.state import State
 
 @dataclass(frozen=True)
 class MetaSettings:
-    """How a start is learned.
+    """How the meta start is learned.
 
     Attributes:
-        rounds: of Reptile.
-        images: inverted in each round.
-        rate: share of the way to the mean of their embeddings that the start moves in a round; it
-            falls linearly to 0.
-        inner: how they are inverted.
-        seed: of images and noise samples.
+        rounds: rounds of Reptile.
+        images: images inverted in each round.
+        rate: the start moves by this fraction of the way to the mean of their embeddings in a
+            round; it falls linearly to 0.
+        inner: how the images are inverted.
+        seed: seed of the choice of images and of their noise samples.
     """
 
     rounds: int = 60
@@ -56,15 +56,17 @@ def reptile(
     done: int = 0,
     on_round: Callable[[int, Conditioning], None] = lambda done, start: None,
 ) -> Conditioning:
-    """Moves a start towards where the inversions of training images lead from it.
+    """Moves a start towards the results of inversions of training images that begin with it.
 
     Args:
+        model: the model.
         latents: (N, C h w), of the images.
         shape: (C, h, w).
         start: one prompt.
-        done: rounds that the start has already had; the draws of a round depend on the seed and
-            its number alone.
-        on_round: called with rounds done and the start after each.
+        settings: how it is learned.
+        done: number of rounds done before; the samples of a round depend only on the seed and the
+            round's number.
+        on_round: called after each round with the number of rounds done and the start.
 
     Source: Nichol et al., "On first-order meta-learning algorithms" (2018), algorithm 2.
     """

@@ -34,7 +34,7 @@ def squared_errors(
     Args:
         noisy, noise: (N, C, h, w) float32.
         steps: (N,).
-        conditioning: of N prompts y; the result is differentiable by it.
+        conditioning: that of N prompts y; the result is differentiable in it.
         weight: (N,) float32.
 
     Returns:
@@ -47,12 +47,13 @@ def squared_errors(
 def bound_terms(
     model: FrozenTextToImage, latents: Tensor, conditioning: Conditioning, samples: NoiseSamples
 ) -> Tensor:
-    """Terms (N, M) float64 whose mean over M is the bound, nats per latent number.
+    """Terms (N, M) float64 whose mean over M is the bound, in nats per latent number.
 
     Args:
+        model: the model.
         latents: (N, C, h, w).
-        conditioning: of N prompts.
-        samples: N x M.
+        conditioning: that of N prompts.
+        samples: N x M noise samples.
     """
     schedule = model.schedule.to(latents.device)
     count, draws = samples.steps.shape
@@ -68,12 +69,12 @@ def bound_terms(
 
 
 class Maximized(Protocol):
-    """What `maximize` climbs; see `Objective`."""
+    """What `maximize` maximizes; see `Objective`."""
 
     images: int
 
     def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Gradients of errors (A, N, d) by vectors, and bounds (A,)."""
+        """Gradients of the errors in the vectors, (A, N, d), and bounds (A,)."""
         ...
 
     def held_out_terms(self, vectors: Tensor, rows: Tensor) -> Tensor:
@@ -82,19 +83,19 @@ class Maximized(Protocol):
 
 
 class Objective:
-    """The bounds of P images as functions of what is optimized, on noise samples of their own.
+    """The bounds of P images as functions of what is optimized, each on its own noise samples.
 
-    An image's samples depend on its seed alone, not on which others are in the batch.
+    An image's samples depend only on its seed, not on the other images of the batch.
 
     Args:
         model: the model.
         latents: (P, C, h, w).
         conditioning_of: see `parametrize`.
         seeds: one for each image.
-        settings: how many samples, and how they are weighted.
+        settings: the number of samples, and how they are weighted.
 
     Attributes:
-        images: whose samples the gradient of one row costs.
+        images: number of images whose samples the gradient of one row uses.
     """
 
     images = 1
@@ -120,7 +121,8 @@ class Objective:
             samples = draw_samples(
                 schedule, settings.bank, shape, generator, settings.timestep_range, density
             )
-            # A step's draws are `rounds` apart: noise of opposite signs cancels in their mean.
+            # The samples of one step are `rounds` apart. Each second one has the noise of the one
+            # before with its sign changed (antithetic samples), which lowers the variance.
             noise = samples.noise.view(self.draws, self.rounds, *shape)
             noise[1::2] = -noise[: self.draws - 1 : 2]
             training.append(samples)
@@ -137,17 +139,18 @@ class Objective:
         self.constant = schedule.constant(latents)
 
     def gradient(self, vectors: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Gradients of the weighted errors by some images' vectors, and their bounds.
+        """Gradients of the weighted errors in some images' vectors, and their bounds.
 
-        The draws of a step are spread evenly over the samples, which hold diffusion steps in
-        proportion to a density; weights over that density are left to multiply errors by.
+        Importance sampling: diffusion steps were drawn from a density, so errors are multiplied by
+        weight / density. The samples of a gradient step are spread evenly over those of the bank.
 
         Args:
             vectors: (A, N, d), of the images `rows`, (A,).
-            step: whose draws are taken.
+            rows: which images.
+            step: the gradient step, which determines its samples.
 
         Returns:
-            The gradients, (A, N, d), and the bounds as these draws estimate them, (A,) float64.
+            The gradients, (A, N, d), and these samples' estimates of the bounds, (A,) float64.
         """
         noisy, samples, owner = self.draw(rows, step)
         weight = self.gradient_weights[samples.cells].to(noisy.dtype)
@@ -180,10 +183,12 @@ class Objective:
         """The noise samples of one step for some images.
 
         Args:
-            rows: (A,).
+            rows: which images, (A,).
+            step: the gradient step.
 
         Returns:
-            Noisy latents (A draws, C, h, w), their noise samples, and which of `rows` they are of.
+            Noisy latents (A draws, C, h, w), their noise samples, and the index into `rows` of
+            each.
         """
         spread = self.rounds * torch.arange(self.draws, device=rows.device)
         picked = self.order[rows, step][:, None] + spread

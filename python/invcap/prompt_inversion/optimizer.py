@@ -1,4 +1,4 @@
-"""Adam on many images' prompts at once, each with its own best state, rollback and end."""
+"""Batched Adam: each image has its own best state, rollbacks and stopping."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def maximize(
     settings: InversionSettings,
     on_step: Callable[[State], object] = lambda state: None,
 ) -> State:
-    """Takes steps until there are enough, every image has stopped, or `on_step` returns False.
+    """Takes steps until all are done, every image has stopped, or `on_step` returns False.
 
-    Which images have stopped is read from the device when the held-out bound is measured; between
-    measurements, those that stop are computed on but no longer change.
+    Which images have stopped is read from the device only when the held-out bound is measured.
+    Until then, images that stop are still computed, but no longer change.
 
     Raises:
         FloatingPointError: the bound of a start is not finite.
@@ -51,7 +51,7 @@ def maximize(
 def take_step(
     objective: Maximized, state: State, rows: Tensor, settings: InversionSettings
 ) -> None:
-    """One gradient step of the images `rows`, (A,); nothing is read back from the device."""
+    """Takes one gradient step for the images `rows`, (A,), without a transfer from the device."""
     gradient, bound = objective.gradient(state.vectors[rows], rows, state.step)
     active = state.active[rows]
     finite = gradient.isfinite().flatten(1).all(1) & bound.isfinite()
@@ -70,9 +70,11 @@ def adam_step(
     """Adam's step, with the norm of each gradient clipped to a multiple of its running mean.
 
     Args:
+        state: the state, which is changed.
         rows: (A,), images.
         moving: (A,) bool, which of them take the step.
         gradient: (A, N, d).
+        settings: how the bound is maximized.
     """
     norm = gradient.flatten(1).norm(dim=1)
     usual = torch.where(state.norm[rows] > 0, state.norm[rows], norm)
@@ -103,7 +105,7 @@ def adam_step(
 
 @torch.no_grad()
 def measure(objective: Maximized, state: State, settings: InversionSettings) -> None:
-    """Measures the held-out bound of each active image and keeps what is best.
+    """Measures the held-out bound of each active image, and keeps the best state.
 
     Raises:
         FloatingPointError: the bound of a start is not finite.
@@ -138,11 +140,13 @@ def measure(objective: Maximized, state: State, settings: InversionSettings) -> 
 def return_to_best(
     state: State, rows: Tensor, returning: Tensor, settings: InversionSettings
 ) -> None:
-    """Puts images back to their best with half the step; after too many returns they stop.
+    """Resets images to their best state with half the learning rate; after too many they stop.
 
     Args:
+        state: the state, which is changed.
         rows: (A,), images.
-        returning: (A,) bool, which of them return.
+        returning: (A,) bool, which of them are reset.
+        settings: how the bound is maximized.
     """
     best, rollbacks = state.best[rows], state.rollbacks[rows] + 1
     state.put(

@@ -15,14 +15,14 @@ from invcap.prompt_inversion.state import State
 
 @dataclass(frozen=True)
 class History:
-    """How one image's inversion went; bounds in nats per latent number.
+    """The course of one image's inversion; bounds in nats per latent number.
 
     Attributes:
-        training: after each step, the bound (its part within `timestep_range`) as that step's few
-            draws estimate it; NaN where that was not a number.
+        training: each step's estimate of the bound (its part within `timestep_range`) from that
+            step's few samples; NaN if it was not finite.
         evaluated: steps done at each measurement.
-        held_out: the bound on the held-out noise samples at each.
-        rollbacks: returns to the best.
+        held_out: the bound on the held-out noise samples at each measurement.
+        rollbacks: how often it was reset to the best state.
     """
 
     training: list[float]
@@ -32,7 +32,7 @@ class History:
 
 
 def history_of(state: State, row: int) -> History:
-    """One image's history, as far as it went."""
+    """The history of one image, until it stopped."""
     measured = [
         (at, bounds[row].item()) for at, bounds in zip(state.evaluated, state.held_out, strict=True)
     ]
@@ -51,20 +51,20 @@ class PromptInversionOutput(BaseOutput):
 
     Attributes:
         prompt_embeds: (P, 77, d) float32, for `StableDiffusionPipeline(prompt_embeds=...)`.
-        conditioning: all tensors of the prompts, named as the pipeline's call takes them.
-        token_vectors: (P, n, d) float32 if those or tokens were optimized, else None.
+        conditioning: all tensors of the prompts, by their names in the pipeline's call.
+        token_vectors: (P, n, d) float32 if token vectors or tokens were optimized, else None.
         log_likelihood: (P,) float64, the held-out bound, nats per latent number.
-        standard_error: (P,) float64, of it.
-        steps: after how many gradient steps each image was best; that is what is returned.
-        unet_evaluations: what each image cost, measurements included.
-        histories: of each image.
-        snapshots: steps done -> conditioning then, of P prompts.
+        standard_error: (P,) float64, its standard error.
+        steps: the gradient step after which each image had its best bound, which is returned.
+        unet_evaluations: number of UNet evaluations for each image, with those of measurements.
+        histories: one for each image.
+        snapshots: steps done -> the P prompts' conditioning at that step.
         images: one generated from each embedding.
-        prompts: the likeliest prompt found in words for each image; None if none was asked for.
+        prompts: the likeliest prompt in words for each image; None without `words`.
         prompt_log_likelihood, prompt_standard_error: (P,) float64, its bound, on the same noise
             samples.
-        prompt_evaluations: what the search for it cost each image, without gradients; they are
-            among `unet_evaluations`.
+        prompt_evaluations: UNet evaluations, without gradient, of the search for words; they are
+            included in `unet_evaluations`.
     """
 
     prompt_embeds: Tensor

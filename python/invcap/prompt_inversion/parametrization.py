@@ -25,25 +25,27 @@ def parametrize(
     over: Parametrization,
     axes: Tensor | None = None,
 ) -> tuple[Tensor, ConditioningOf]:
-    """The vectors of P prompts to optimize, and the way from them to the prompts' conditioning.
+    """The vectors of P prompts to optimize, and a function from vectors to conditioning.
 
-    Over "conditioning", the pooled embedding is optimized too; each of the two tensors is divided
-    by its size at the start, so that steps are relative to it. Over "tokens", the text encoder
-    sees the tokens nearest to the vectors, and gradients pass as if it had seen the vectors.
+    Over "conditioning", the pooled embedding is optimized too; both tensors are divided by their
+    root mean square at the start, so that steps are relative to it. Over "tokens", the text encoder
+    sees the tokens nearest to the vectors; gradients go straight through to the vectors.
 
     Args:
-        starts: P sentences, or, unless over tokens, their conditioning.
+        model: the model.
+        starts: P sentences, or their conditioning unless tokens are optimized.
+        over: what is optimized.
         axes: (d, d), orthonormal columns, along which hidden states are optimized.
 
     Returns:
         Vectors (P, N, d) float32: hidden states along the axes; these and the pooled embedding as
         one column, (P, N, 1); or one vector for each token of the sentences. A differentiable
-        function of some images' vectors (A, N, d), and which of the P these are (A,), to their
-        conditioning.
+        function that maps the vectors (A, N, d) of some images, and the indices (A,) of these
+        images, to their conditioning.
 
     Raises:
         ValueError: `over` or a sentence cannot be used, the model has no pooled embedding, or
-            tokens are to be optimized and the sentences have different numbers of them.
+            tokens are optimized and the sentences differ in their number.
 
     Source: over tokens, Wen et al., "Hard prompts made easy" (2023), algorithm 1 (PEZ).
     """
@@ -71,7 +73,7 @@ def parametrize(
 
 
 def check_over(model: FrozenTextToImage, over: str) -> None:
-    """Raises ValueError unless this of a model's prompts can be optimized."""
+    """Raises ValueError unless a model's prompts can be optimized in this parametrization."""
     if over not in get_args(Parametrization):
         raise ValueError(f"over must be one of {get_args(Parametrization)}, got {over!r}")
     if over == "conditioning" and model.pooled is None:
@@ -84,7 +86,7 @@ def check_over(model: FrozenTextToImage, over: str) -> None:
 def _joined(
     tensors: Mapping[str, Tensor],
 ) -> tuple[Tensor, Callable[[Tensor, Tensor], dict[str, Tensor]]]:
-    """Tensors (P, ...), each divided by its size, as one (P, N, 1), and the way back."""
+    """Tensors (P, ...), each divided by its root mean square, as one (P, N, 1); and the inverse."""
     sizes = {
         name: root_mean_square(tensor).clamp(min=SMALLEST)[:, None]
         for name, tensor in tensors.items()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,8 +17,8 @@ from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import load_model, stable_diffusion
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples
-from invcap.hashing import digest
-from invcap.prompt_inversion.inputs import check_inputs, resolve_seeds
+from invcap.prompt_inversion.identity import identity_of
+from invcap.prompt_inversion.inputs import check_draws, check_inputs, resolve_seeds
 from invcap.prompt_inversion.joint import (
     Negative,
     Together,
@@ -52,7 +50,8 @@ class PromptInversionPipeline:
 
     Args:
         model: the model; by default one of the networks in `components`.
-        components: of a `StableDiffusionPipeline`: vae, text_encoder, tokenizer, unet, scheduler.
+        components: those of a `StableDiffusionPipeline`: vae, text_encoder, tokenizer, unet,
+            scheduler.
 
     Source: "Image captioning with text-to-image models".
     """
@@ -66,29 +65,30 @@ class PromptInversionPipeline:
     def from_pretrained(
         cls, name: str | Path | None = None, **options: Any
     ) -> PromptInversionPipeline:
-        """Loads a model's folder or hub name; by default the embedded tiny-sd.
+        """Loads a model from a folder or the hub; by default the embedded tiny-sd.
 
         Args:
-            options: as of `DiffusionPipeline.from_pretrained`, such as `dtype`.
+            name: a folder or a hub name.
+            options: passed to `DiffusionPipeline.from_pretrained`, such as `dtype`.
 
         Raises:
-            ValueError: it is neither a folder nor a model that loads, or of no supported family.
+            ValueError: the model cannot be loaded, or its family is not supported.
         """
         return cls(load_model(name, **options))
 
     @property
     def text_to_image(self) -> Any:
-        """The diffusers pipeline of the same networks."""
+        """The diffusers pipeline with the same networks."""
         return self.model.pipeline
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the images that the model was trained on, pixels."""
+        """(height, width) of the images that the model was trained on, in pixels."""
         return self.model.size
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.model.device
 
     def to(self, *where: Any) -> PromptInversionPipeline:
@@ -98,21 +98,21 @@ class PromptInversionPipeline:
         return self
 
     def enable_offload(self, device: torch.device | str) -> PromptInversionPipeline:
-        """Keeps networks on the CPU, and one at a time on a device: less memory, some more time.
+        """Keeps networks on the CPU and moves one at a time to a device: slower, but less memory.
 
-        What an inversion encodes, it encodes once; then the denoiser alone is on the device, unless
-        token vectors or tokens are optimized, which text encoders read in each step.
+        An inversion encodes images and prompts once; after that only the denoiser is on the device.
+        If token vectors or tokens are optimized, each step needs the text encoders too.
         """
         self.model.enable_offload(device)
         self._learned.clear()
         return self
 
     def set_progress_bar_config(self, **options: Any) -> None:
-        """Sets options of the progress bars, as of `tqdm`, such as `disable=True`."""
+        """Sets options of `tqdm` for the progress bars, such as `disable=True`."""
         self._progress |= options
 
     def learned_starts(self, folder: str | Path | None = None) -> LearnedStarts:
-        """What was learned for the model; each folder is read once."""
+        """The starts that were learned for the model; each folder is read once."""
         key = None if folder is None else Path(folder)
         if key not in self._learned:
             self._learned[key] = LearnedStarts(self.model, key)
@@ -128,12 +128,13 @@ class PromptInversionPipeline:
     ) -> LogLikelihood:
         """Bounds log p(latent of the image | prompt), for each prompt on the same noise samples.
 
-        Costs `draws` UNet evaluations a prompt; standard errors fall as their root.
+        Costs `draws` UNet evaluations per prompt; standard errors fall as 1 / sqrt(draws).
 
         Args:
+            image: the image.
             prompts: at least one sentence.
-            draws: pairs of step and noise.
-            generator: of the noise samples; by default one seeded with 0.
+            draws: number of noise samples: pairs of a diffusion step and noise.
+            generator: draws the noise samples; by default one seeded with 0.
             size: (height, width) that the image is scaled to; by default the model's own.
 
         Raises:
@@ -166,16 +167,17 @@ class PromptInversionPipeline:
         generator: torch.Generator | None = None,
         size: tuple[int, int] | None = None,
     ) -> LogLikelihood:
-        """The likeliest of very many prompts, best first, by successive halving.
+        """Finds the likeliest of very many prompts, best first, by successive halving.
 
-        All are measured on 8 noise samples or a few more, the likelier half on twice as many, and
-        so on; the finalists on all, as `log_likelihood` does. Costs about 8 UNet evaluations a
-        prompt for each time that the samples double.
+        All prompts are measured on 8 noise samples or a few more, the likelier half on twice as
+        many, and so on; the finalists on all, as in `log_likelihood`. Costs about 8 UNet
+        evaluations per prompt and doubling of the samples.
 
         Args:
+            image: the image.
             prompts: at least one sentence.
-            finalists: most prompts that are returned.
-            draws, generator, size: as of `log_likelihood`.
+            finalists: the largest number of prompts to return.
+            draws, generator, size: see `log_likelihood`.
 
         Raises:
             ValueError: an argument cannot be used.
@@ -211,38 +213,39 @@ class PromptInversionPipeline:
     ) -> PromptInversionOutput:
         """Finds the prompt embedding that makes each image most likely.
 
-        Costs `draws` UNet evaluations, with their gradient, a step and image, and `held_out`
-        without at each measurement.
+        Each step costs `draws` UNet evaluations with gradient per image, and each measurement
+        `held_out` without.
 
         Args:
-            start: what to begin with: a sentence, or one for each image; hidden states (77, d)
-                or (P, 77, d); "caption", what the captioner says; "amortised" or "meta", which
-                `invcap train-starts` learned.
+            images: P images.
+            start: the initial prompt: a sentence, or one for each image; hidden states (77, d)
+                or (P, 77, d); "caption", the best caption of the captioner; "amortised" or
+                "meta", which `invcap train-starts` learns.
             settings: how the bound is maximized; by default `few_steps` from "caption" and
-                "amortised", which are near, and `InversionSettings()` from anything else.
+                "amortised", which start close to the optimum, else `InversionSettings()`.
             over: what is optimized: the prompt's hidden states (77, d); its whole conditioning,
-                where there is a pooled embedding too; the vectors of the tokens of the start,
-                which the text encoder then reads; or the tokens themselves.
-            seeds: of each image's noise samples; a number stands for itself and those after it. An
-                image's samples depend on its own seed alone.
+                with the pooled embedding; the token vectors of the start, which the text encoder
+                then reads; or the tokens themselves.
+            seeds: one for each image's noise samples, which depend on nothing else; a number s
+                stands for s, s + 1, ...
             size: (height, width) that images are scaled to; by default the model's own.
-            guidance_scale, num_inference_steps: of the generated images.
-            captioner: says what is in an image, for the start "caption" and for words.
+            guidance_scale, num_inference_steps: how images are generated from the result.
+            captioner: gives captions, for the start "caption" and for words.
             starts: folder of learned starts, and of the axes that hidden states are optimized
                 along; by default the model's own, `starts` in its folder.
-            words: also find the likeliest prompt in words, among what the captioner says, the
-                start if it is a sentence, and the tokens nearest to what was optimized; or search
-                it among the sentences of a bank and what a proposer says too.
-            together: find one prompt for all images, from one start: the mean of their bounds is
-                maximized. What is returned is as of one image.
-            negative: find the prompt that makes images least likely, for use as a negative one.
-                Bounds are still bounds of their likelihood: they fall.
-            checkpoint: file that the state is written to; if there is one already, the inversion
-                resumes from it and ends as if it had never stopped.
-            callback_on_step_end: called with (pipeline, steps done, {"vectors": (P, N, d), what
-                is optimized, "held_out": (P,) best bounds, "so_far": a function that returns the
-                output as it is now, without images}) after each step. If it returns False, the
-                inversion ends there with the best so far; its checkpoint can be resumed.
+            words: also find the likeliest prompt in words. Candidates are the captions, the start
+                if it is a sentence, and the words nearest to optimized token vectors; a
+                `WordSearch` adds a bank of sentences or a proposer.
+            together: find one prompt for all images, from one start, by maximizing the mean of
+                their bounds. The output then has one row.
+            negative: find the prompt that makes images least likely, to use as a negative prompt.
+                The output's bounds are those of the likelihood, which falls.
+            checkpoint: file that the state is written to; if it exists, the inversion resumes
+                from it and gives the same result as without interruption.
+            callback_on_step_end: called after each step with (pipeline, steps done, {"vectors":
+                what is optimized, (P, N, d), "held_out": the best bounds, (P,), "so_far": a
+                function that returns the current output, without images}). If it returns False,
+                the inversion stops and returns the best so far; its checkpoint can be resumed.
 
         Raises:
             ValueError: an argument cannot be used, or the checkpoint belongs to another inversion.
@@ -278,16 +281,8 @@ class PromptInversionPipeline:
         objective = Objective(model, latents, conditioning_of, seeds, settings)
         identity: dict[str, Any] = {}
         if checkpoint is not None:
-            identity = {
-                "settings": asdict(settings),
-                "seeds": seeds,
-                "images": digest(*(np.asarray(image) for image in images)),
-                "size": list(size),
-                "start": _described(begun if over in OVER_TOKENS else start),
-                "over": over,
-                "model": model.fingerprint,
-                "learned": learned.fingerprint,
-            }
+            begins = begun if over in OVER_TOKENS else start
+            identity = identity_of(learned, settings, seeds, images, size, begins, over)
             identity |= {"together": True} if together else {}
             identity |= {"negative": True} if negative else {}
         climbed: Maximized = objective
@@ -319,10 +314,12 @@ class PromptInversionPipeline:
     def generate(
         self, prompt_embeds: Tensor | Conditioning, seeds: Sequence[int], **options: Any
     ) -> list[Image.Image]:
-        """Draws an image from each of P embeddings, (P, 77, d), each with its own seed.
+        """Generates an image from each of P embeddings, (P, 77, d), each with its own seed.
 
         Args:
-            options: as of `FrozenTextToImage.generate`.
+            prompt_embeds: hidden states, or conditioning.
+            seeds: one for each embedding.
+            options: passed to `FrozenTextToImage.generate`.
         """
         if isinstance(prompt_embeds, Tensor):
             prompt_embeds = self.model.conditioning_of(prompt_embeds)
@@ -384,17 +381,3 @@ class PromptInversionPipeline:
             },
             images=[],
         )
-
-
-def _described(start: Start) -> str:
-    if isinstance(start, Tensor):
-        return digest(start.float().cpu())
-    if isinstance(start, Conditioning):
-        return digest(*(tensor.float().cpu() for tensor in start.tensors.values()))
-    return str(start)
-
-
-def check_draws(draws: int) -> None:
-    """Raises ValueError unless there are noise samples enough for a standard error."""
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")

@@ -1,4 +1,4 @@
-"""Captions from any image-to-text model of transformers, as candidates for prompts in words."""
+"""Captions from an image-to-text model of transformers, as candidates for prompts in words."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Proposal:
 
 
 class Proposer:
-    """An image-to-text model: BLIP, Florence, a vision-language model and their like.
+    """An image-to-text model such as BLIP, Florence or a vision-language model.
 
     Args:
-        name: folder or hub name of what `AutoModelForImageTextToText` loads.
-        prompt: what the model is told beside the image, where it needs or takes that.
-        beams: captions of a beam search.
-        samples: captions drawn at random, beside those.
-        max_new_tokens: of a caption.
-        seed: of these samples.
+        name: folder or hub name, which `AutoModelForImageTextToText` loads.
+        prompt: text input beside the image, for models that take one.
+        beams: number of captions from beam search.
+        samples: number of further captions, sampled at random.
+        max_new_tokens: length limit of a caption.
+        seed: seed of the samples.
 
     Raises:
-        ValueError: there is no such model, or nothing is asked of it.
+        ValueError: the model cannot be loaded, or `beams` and `samples` are both 0.
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Proposer:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         if min(beams, samples) < 0 or not beams + samples:
-            raise ValueError(f"beams and samples must be some, got {beams} and {samples}")
+            raise ValueError(
+                f"beams and samples must not be negative nor both 0, got {beams} and {samples}"
+            )
         try:
             self.processor = AutoProcessor.from_pretrained(name)
             self.model = AutoModelForImageTextToText.from_pretrained(name).eval()
@@ -70,7 +72,7 @@ class Proposer:
         return self
 
     def compose(self, images: Sequence[Image.Image], top_k: int = 64) -> list[list[Proposal]]:
-        """For each image its captions, then what is composed of their parts, then their clauses."""
+        """For each image: captions, then new combinations of their parts, then their clauses."""
         found = []
         for image in images:
             said = self.captions(image)
@@ -84,7 +86,7 @@ class Proposer:
 
     @torch.no_grad()
     def captions(self, image: Image.Image) -> list[str]:
-        """What the model says of one image, each caption once, likelier beams first."""
+        """The model's captions of one image without duplicates, likelier beams first."""
         inputs, told = self._inputs(image)
         found: list[str] = []
         with torch.random.fork_rng():
@@ -104,7 +106,7 @@ class Proposer:
         return [text for text in dict.fromkeys(found) if text]
 
     def _inputs(self, image: Image.Image) -> tuple[Any, int]:
-        """What the model's `generate` takes, and how many tokens of its answers repeat it."""
+        """Inputs of the model's `generate`, and how many input tokens its output repeats."""
         if getattr(self.processor, "chat_template", None):
             content = [{"type": "image", "image": image}, {"type": "text", "text": self.prompt}]
             inputs = self.processor.apply_chat_template(

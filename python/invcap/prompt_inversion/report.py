@@ -1,4 +1,4 @@
-"""What an inversion leaves in a folder: embedding, history, plot of bounds, strip of images."""
+"""An inversion's files: embedding, history, plot of the bounds, strip of images."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ def write_inversion(
     guidance_scale: float = 1.0,
     negative: bool = False,
 ) -> Path:
-    """Writes what `invert` found for one image, or for several together.
+    """Writes the result of `invert` for one image, or for several together.
 
     Args:
-        targets: the image, or all that the prompt is for.
-        index: which of the output's prompts it is.
-        seed: of the noise that the images of the strip are generated from.
-        guidance_scale: of these images.
+        folder: where the files are written.
+        model: the model.
+        targets: the image, or all images that the prompt is for.
+        output: the result.
+        index: row of the output.
+        seed: seed of the noise that the images of the strip are generated from.
+        guidance_scale: guidance of these images.
         negative: the prompt is a negative one.
 
     Returns:
@@ -65,7 +68,7 @@ def write_inversion(
 
 
 def bounds_figure(histories: Sequence[History]) -> Figure:
-    """Training and held-out bounds over gradient steps, as the paper's Figure 4."""
+    """Training and held-out bounds over gradient steps, like the paper's Figure 4."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     for number, history in enumerate(histories):
@@ -79,7 +82,7 @@ def bounds_figure(histories: Sequence[History]) -> Figure:
 
 
 def scores_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Bounds with their standard errors, the first row on top; rows as of `LogLikelihood.rows`."""
+    """Plots bounds with standard errors, the first row on top; see `LogLikelihood.rows`."""
     figure = Figure(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))
@@ -99,7 +102,7 @@ def scores_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def strip(images: Sequence[Image.Image], apart: int = 1) -> Image.Image:
-    """Images in a row, the last ones set apart, as the paper's Figure 3."""
+    """Images in a row, with a gap before the last ones, like the paper's Figure 3."""
     width = round(SHOWN_SIDE * images[0].width / images[0].height)
     gap = SHOWN_SIDE // 16
     row = Image.new("RGB", ((width + gap) * len(images) + gap, SHOWN_SIDE), "white")

@@ -1,4 +1,4 @@
-"""The likeliest prompt in words, searched among all that a bank's vocabulary can say."""
+"""Search for the likeliest prompt among sentences made of a bank's phrases."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class SearchSettings:
     """How a prompt in words is searched.
 
     Attributes:
-        budget: most evaluations of the denoiser, without gradient, for an image.
-        draws: noise samples that the best are measured on, a multiple of 8; most others are
-            dropped after an eighth of them.
-        nearest: sentences of the bank, nearest to the embedding, that are measured first.
-        starts: how many of the likeliest of these the parts are replaced in.
-        alternatives: most replacements for all parts that begin at one word.
-        least_noise: share of the schedule's steps, the least noisy ones, that are left out: most
-            of the noise in differences between prompts is theirs.
+        budget: the largest number of denoiser evaluations, without gradient, for an image.
+        draws: noise samples for the best prompts, a multiple of 8; most others are dropped after an
+            eighth of them.
+        nearest: number of sentences of the bank, nearest to the embedding, that are measured first.
+        starts: how many of the likeliest of these are edited further.
+        alternatives: the largest number of edits that begin at one word.
+        least_noise: fraction of the schedule's steps, the least noisy ones, that are left out: they
+            cause most of the variance of differences between prompts.
     """
 
     budget: int = 8192
@@ -54,24 +54,25 @@ def search(
     settings: SearchSettings,
     seed: int = 0,
 ) -> Ranking:
-    """Searches for the prompt of the highest log p(latents | prompt) + log p(prompt).
+    """Searches for the prompt with the highest log p(latents | prompt) + log p(prompt).
 
-    The first is the bound, on the same noise samples; the second is that of the words' sequence in
-    the bank: without it, of prompts that mean the same to the model long and odd ones would win.
+    The first term is the bound, on shared noise samples. The second is a language model of the
+    bank's word sequences; without it, long and odd prompts win over plain ones of the same effect.
 
-    Some prompts are compared by successive halving. In the best of them each part is replaced by
-    what may stand there, the likelier replacements are kept, and so on, until no part can be
-    replaced by a likelier one: coordinate ascent.
+    Prompts are compared by successive halving. The best are then improved by coordinate ascent:
+    phrases are replaced by others of the bank as long as that makes the prompt likelier.
 
     Args:
+        model: the model.
         latents: (C, h, w), of the image.
-        prompts: at least one, the more expected ones first.
-        others: prompts that parts are not replaced in, such as clauses.
-        phrases: what may stand where.
-        seed: of the noise samples, which all prompts share.
+        prompts: at least one, the most expected first.
+        others: further candidates that are not edited, such as clauses.
+        phrases: which phrases can replace each other.
+        settings: how to search.
+        seed: seed of the noise samples, which all prompts share.
 
     Returns:
-        The likeliest prompt, and what all took, at most the budget.
+        The likeliest prompt, and the number of evaluations, at most the budget.
     """
     steps = len(model.schedule)
     levels = (int(settings.least_noise * steps), steps)
@@ -97,8 +98,8 @@ def search(
 def _ascend(contest: Contest, prompt: str, phrases: Phrases, alternatives: int) -> str:
     """Edits a prompt until no edit makes it likelier.
 
-    Of the edits that begin at each word the likeliest is found; then all that make the prompt
-    likelier are made, the best first, where they still do.
+    In each round, the best edit at each word is found. Those that make the prompt likelier are then
+    applied, the best first, each only if it still helps together with those before.
     """
     best = prompt
     while True:

@@ -16,26 +16,26 @@ class InversionSettings:
     """How the bound is maximized.
 
     Attributes:
-        steps: most gradient steps.
-        learning_rate: of Adam, relative to the size of what is optimized; it falls to 0 as
-            (1 - step / steps)^lr_decay_power.
-        lr_decay_power: exponent of that fall.
-        momentum: decay of Adam's average of gradients. Where noise is small beside the gradients
-            and steps are few, less of it is better.
-        draws: noise samples for each gradient: denoiser evaluations a step and image.
-        weighting: of the errors in the gradient, see `NoiseSchedule.weights`.
-        timestep_range: first diffusion step that gradients see, and the one after the last; None
-            for all.
-        bank: noise samples that gradients draw from; a multiple of `draws`.
-        held_out: other noise samples, which decide what is best.
+        steps: the largest number of gradient steps.
+        learning_rate: Adam's learning rate, relative to the root mean square of what is optimized;
+            it falls to 0 as (1 - step / steps)^lr_decay_power.
+        lr_decay_power: exponent of the learning rate's decay.
+        momentum: decay of Adam's average of gradients. With few steps and little gradient noise,
+            lower values are better.
+        draws: noise samples for each gradient: denoiser evaluations per step and image.
+        weighting: weights of the errors in the gradient, see `NoiseSchedule.weights`.
+        timestep_range: first diffusion step of the gradients' samples, and the one after the last;
+            None for all steps.
+        bank: number of noise samples that gradients choose from; a multiple of `draws`.
+        held_out: number of other noise samples, on which the best state is chosen.
         evaluate_every: gradient steps between measurements of the held-out bound.
-        patience: measurements without a new best until the image returns to its best with half
-            the learning rate; None for never.
-        max_rollbacks: an image that would return more often, for whatever reason, stops.
-        clip: gradients are clipped to so many times the running mean of their norm.
-        average: decay of the moving average of vectors which is measured and kept in their
-            place; 0 for the vectors themselves.
-        snapshots: states kept between start and end, for the strip of images.
+        patience: measurements without a new best after which an image is reset to its best state
+            with half the learning rate; None for never.
+        max_rollbacks: an image that would be reset more often than this stops.
+        clip: gradients are clipped to this multiple of the running mean of their norm.
+        average: decay of a moving average of the vectors, which is measured and kept instead of
+            them; 0 for the vectors themselves.
+        snapshots: number of states kept between start and end, for the strip of images.
         checkpoint_every: gradient steps between checkpoints.
     """
 
@@ -70,10 +70,10 @@ class InversionSettings:
 
 
 def few_steps(schedule: Schedule, **overrides: Any) -> InversionSettings:
-    """Settings for warm starts, where most of the bound is left in the less noisy half.
+    """Settings for warm starts: most of what can still be gained is in the less noisy half.
 
     Args:
-        schedule: of the model.
+        schedule: the model's noise schedule.
         overrides: fields to replace.
     """
     settings = InversionSettings(
@@ -93,8 +93,8 @@ def default_settings(start: Any, schedule: Schedule, **overrides: Any) -> Invers
     """Settings that suit a start: `few_steps` for warm ones, else `InversionSettings()`.
 
     Args:
-        start: as of `PromptInversionPipeline.invert`.
-        schedule: of the model.
+        start: see `PromptInversionPipeline.invert`.
+        schedule: the model's noise schedule.
         overrides: fields to replace.
     """
     if isinstance(start, str) and start in WARM_STARTS:

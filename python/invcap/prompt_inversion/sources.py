@@ -1,4 +1,4 @@
-"""The image files that a bulk inversion is given."""
+"""The image files of a bulk inversion."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Source:
     """An image file.
 
     Attributes:
-        path: of the file.
-        name: its path in the folder where it was found, or its own name.
-        found: whether it was found in a folder, not named itself.
+        path: the file.
+        name: its path relative to the folder where it was found, or its file name.
+        found: whether it was found in a folder; false if it was named itself.
     """
 
     path: Path
@@ -33,16 +33,16 @@ class Source:
 
     @property
     def folder(self) -> Path:
-        """Where in a run's output its files are."""
+        """The folder of its results, relative to the run's output."""
         return Path(self.name).with_suffix("")
 
 
 def find_sources(path: Path, output: Path) -> list[Source]:
-    """The image files that a path stands for: itself, or all in the folder, sorted by path.
+    """The image file at a path, or all in the folder at the path, sorted by path.
 
     Raises:
-        ValueError: the folder has no image, or `output` lies in it: what a run draws there would
-            be taken for its images.
+        ValueError: the folder has no image, or `output` lies in it: generated images there would
+            be taken for input.
     """
     if not path.is_dir():
         return [Source(path, path.name, found=False)]
@@ -60,13 +60,13 @@ def find_sources(path: Path, output: Path) -> list[Source]:
 
 
 def usable(sources: Sequence[Source]) -> tuple[list[Source], list[str]]:
-    """Those that can be decoded, and a hash of the file of each; the others are logged.
+    """The images that can be decoded, and a hash of each file; the others are logged.
 
-    All are decoded here, once, so that what is broken is known before anything is computed. Their
-    pixels are not kept: a run's images need not fit into memory.
+    All are decoded here once, so that broken files are known before anything is computed. Pixels
+    are not kept: a run's images need not fit into memory.
 
     Raises:
-        ValueError: one that was not found but named cannot be decoded, or none can.
+        ValueError: an image that was named itself cannot be decoded, or none can.
     """
     with ThreadPoolExecutor() as pool:
         checked = list(zip(sources, pool.map(examine, sources), strict=True))

@@ -1,4 +1,4 @@
-"""Where an inversion begins: at a sentence, an embedding, a caption, or what was learned."""
+"""The start of an inversion: a sentence, an embedding, a caption or a learned start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOLDER = "starts"
 
 
 class LearnedStarts:
-    """What was learned for a model, each file read once.
+    """The learned starts and axes of a model; each file is read once.
 
     Args:
         model: the model.
@@ -31,7 +31,7 @@ class LearnedStarts:
             `starts` in the model's own folder.
 
     Raises:
-        ValueError: a folder is named and is not there.
+        ValueError: the folder does not exist.
     """
 
     def __init__(self, model: FrozenTextToImage, folder: str | Path | None = None) -> None:
@@ -48,7 +48,7 @@ class LearnedStarts:
 
     @cached_property
     def amortised(self) -> AmortisedStart:
-        """One pass of a network from latents to a prompt."""
+        """The network that maps latents to a prompt in one pass."""
         return AmortisedStart.load(self._path("amortised"), self.model).to(self.model.device)
 
     @cached_property
@@ -58,7 +58,7 @@ class LearnedStarts:
 
     @cached_property
     def axes(self) -> Tensor | None:
-        """Axes of a prompt's features, (d, d); None if none were learned."""
+        """Axes of a prompt's features, (d, d); None without an axes file."""
         return load_axes(self.folder, self.model)
 
     def _path(self, name: str) -> Path:
@@ -74,25 +74,25 @@ def check_latents(learned: LearnedStarts, latent_size: tuple[int, int]) -> None:
     if tuple(expected[1:]) != tuple(latent_size):
         raise ValueError(
             f"{learned.folder}: expected latents of {expected[1]} x {expected[2]}, got "
-            f"{latent_size[0]} x {latent_size[1]}: the start was learned for images of another size"
+            f"{latent_size[0]} x {latent_size[1]}: the start was learned for another image size"
         )
 
 
 def resolve_start(
     start: Start, latents: Tensor, captions: Sequence[str], learned: LearnedStarts
 ) -> list[str] | Conditioning:
-    """What an inversion of P images begins with: P sentences, or P prompts that are encoded.
+    """The initial prompts of P images: P sentences, or the conditioning of P prompts.
 
     Args:
         start: a sentence, or one for each image; hidden states (N, d) or (P, N, d); conditioning
-            of one prompt or P; "caption"; "amortised", one pass of a network; or "meta", which
-            learned from how inversions go.
+            of one prompt or P; "caption"; "amortised", one pass of a network; or "meta", one
+            learned prompt.
         latents: (P, C, h, w), of the images.
-        captions: what a captioner says of each, for the start "caption".
+        captions: one for each image, for the start "caption".
         learned: the learned starts.
 
     Raises:
-        ValueError: there is no such file, or the number or shape is wrong.
+        ValueError: a file is missing, or the number or shape is wrong.
     """
     count, model = len(latents), learned.model
     if isinstance(start, Tensor | Conditioning):

@@ -1,4 +1,4 @@
-"""The state of an inversion: everything that the next step depends on, one row for each image."""
+"""The state of an inversion, one row for each image: what the next step depends on."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from invcap.hashing import check_identity
 
 @dataclass
 class State:
-    """P images' vectors, (P, N, d) each, and how their optimization goes, (P,) each.
+    """The vectors of P images, (P, N, d) each, and the state of their optimization, (P,) each.
 
     Attributes:
         vectors: what is optimized, float32.
-        unit: root mean square of the vectors at the start, zeros left out; steps are relative to
+        unit: root mean square of the vectors at the start, without zeros; steps are relative to
             it.
         momentum, square: Adam's averages of gradients and of their squares.
         average: moving average of `vectors`.
         best: the vectors (or average) with the highest held-out bound.
-        best_bound, best_error, best_step: that bound, its standard error, after how many steps.
-        updates: of Adam since it was last reset.
+        best_bound, best_error, best_step: that bound, its standard error, and its step.
+        updates: Adam's steps since its averages were last reset.
         rate: factor on the learning rate.
-        norm: running mean of the gradient's norm; 0 before the first.
+        norm: running mean of the gradient's norm; 0 before the first step.
         stale: measurements since the best.
-        rollbacks: returns to the best so far.
+        rollbacks: number of resets to the best state.
         active: images that have not stopped.
-        running: images that are computed on: those that were active at the last measurement.
-        taken: steps before they did.
-        evaluations: of the denoiser.
+        running: images that are computed: those that were active at the last measurement.
+        taken: steps taken before stopping.
+        evaluations: number of denoiser evaluations.
         step: steps done.
-        training: (steps, P) float64, the bound as each step's own draws estimate it.
+        training: (steps, P) float64, each step's estimate of the bound from its own samples.
         evaluated: steps after which the held-out bound was measured.
         held_out: (len(evaluated), P) float64, that bound; NaN for images that had stopped.
-        snapshots: steps done -> (P, N, d), the vectors then.
+        snapshots: steps done -> (P, N, d), the vectors at that step.
     """
 
     vectors: Tensor
@@ -93,12 +93,12 @@ class State:
         )
 
     def put(self, rows: Tensor, chosen: Tensor, **values: Tensor) -> None:
-        """Replaces what some images have.
+        """Replaces attributes of some images.
 
         Args:
             rows: (A,), images.
             chosen: (A,) bool, which of them are changed.
-            values: name of an attribute -> (A, ...), its new values.
+            values: name of an attribute -> its new values, (A, ...).
         """
         for name, new in values.items():
             tensor = getattr(self, name)
@@ -106,7 +106,7 @@ class State:
             tensor[rows] = torch.where(mask, new, tensor[rows])
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
-        """Writes all of it, replacing the file at once; `identity` says what it belongs to."""
+        """Writes the state atomically, with the identity of its inversion."""
         tensors = {name: getattr(self, name) for name in TENSORS}
         tensors["training"] = _stacked(self.training, self.best_bound)
         tensors["held_out"] = _stacked(self.held_out, self.best_bound)
@@ -117,7 +117,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path, identity: dict[str, Any], device: torch.device) -> State:
-        """Reads what `save` wrote, to a device.
+        """Reads what `save` wrote, onto a device.
 
         Raises:
             ValueError: the file is missing or broken, or belongs to another inversion.
@@ -145,7 +145,7 @@ TENSORS = [f.name for f in fields(State) if f.type == "Tensor"]
 
 
 def root_mean_square(vectors: Tensor) -> Tensor:
-    """Of the numbers of each of P vectors (P, ...) that are not 0, (P,); 0 where all are."""
+    """Root mean square of the nonzero numbers of each row (P, ...), (P,); 0 if all are zero."""
     rows = vectors.flatten(1)
     share = (rows != 0).float().mean(1).clamp(min=1 / rows.shape[1])
     return (rows.square().mean(1) / share).sqrt()

@@ -1,4 +1,4 @@
-"""The words of a model's vocabulary, and which of them are nearest to vectors."""
+"""The words of a model's vocabulary, and the nearest words to given vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Words:
     """The tokens that are whole words.
 
     Attributes:
-        ids: their numbers, (W,).
+        ids: their token ids, (W,).
         vectors: (W, d) float32.
     """
 
@@ -25,19 +25,19 @@ class Words:
 
     @classmethod
     def of(cls, model: FrozenTextToImage) -> Words:
-        """Those of a model, on its device."""
+        """The words of a model, on its device."""
         table = model.token_table
         ids = torch.tensor(model.word_tokens, device=table.device)
         return cls(ids, table[ids])
 
     def nearest(self, vectors: Tensor, count: int = 1) -> Tensor:
-        """Which words (..., count) are nearest to vectors (..., d) by cosine, nearest first."""
+        """Indices (..., count) of the words nearest to vectors (..., d) by cosine, in order."""
         similarity = normalize(vectors, dim=-1) @ normalize(self.vectors, dim=-1).T
         return similarity.topk(count, dim=-1).indices
 
 
 def read_vectors(model: FrozenTextToImage, vectors: Tensor) -> list[str]:
-    """Says token vectors (P, n, d) in the words that are nearest."""
+    """Reads token vectors (P, n, d) as the nearest words."""
     words = Words.of(model)
     found = words.nearest(vectors.to(words.ids.device))
     return model.read_tokens(words.ids[found[..., 0]])

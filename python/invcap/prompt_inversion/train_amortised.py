@@ -1,4 +1,4 @@
-"""Training of the amortised start: first towards captions, then on the bound itself."""
+"""Training of the amortised start: first on the codes of captions, then on the bound."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class AmortisedSettings:
     """How an amortised start is trained.
 
     Attributes:
-        caption_steps: of 512 pairs each, towards captions; the denoiser has no part in them.
-        steps: on the bound.
-        batch_size: images a step, with one evaluation of the denoiser each.
-        gradient_accumulation: parts that those are computed in.
-        network_rate, basis_rate, mean_rate: learning rates of AdamW on the bound.
+        caption_steps: steps of the first stage, on 512 pairs each, without the denoiser.
+        steps: steps of the second stage, on the bound.
+        batch_size: images per step of the second stage, with one denoiser evaluation each.
+        gradient_accumulation: number of parts that a batch is computed in.
+        network_rate, basis_rate, mean_rate: AdamW's learning rates in the second stage.
         checkpoint_every: steps between checkpoints.
-        seed: of weights, batches and noise.
+        seed: seed of weights, batches and noise.
     """
 
     caption_steps: int = 1500
@@ -55,7 +55,7 @@ class AmortisedSettings:
         self.trainer()
 
     def captions_trainer(self) -> TrainerSettings:
-        """How the first stage is trained, towards captions."""
+        """Settings of the first stage, on captions."""
         return TrainerSettings(
             self.caption_steps,
             CAPTIONS_AT_ONCE,
@@ -66,7 +66,7 @@ class AmortisedSettings:
         )
 
     def trainer(self) -> TrainerSettings:
-        """How the second stage is trained, on the bound."""
+        """Settings of the second stage, on the bound."""
         return TrainerSettings(
             self.steps,
             self.batch_size,
@@ -90,14 +90,17 @@ def train_amortised(
     work: Path,
     accelerator: Accelerator,
 ) -> AmortisedStart:
-    """Trains an amortised start, with checkpoints in a folder, from which it resumes.
+    """Trains an amortised start; resumes from the checkpoints in a folder.
 
     Args:
-        start: of `AmortisedStart.of`.
+        model: the model.
+        start: the untrained start, see `AmortisedStart.of`.
         latents: (N, C h w), of training images.
         codes: (N, K), of their captions.
-        identity: of model and data: checkpoints of others are refused.
+        settings: how it is trained.
+        identity: identity of model and data; checkpoints of others are refused.
         work: folder of the checkpoints.
+        accelerator: the device, the precision and the processes.
 
     Raises:
         TrainingDivergedError: a loss is not finite.
@@ -144,7 +147,7 @@ def train_amortised(
 
 
 def caption_loss(codes: Rows) -> Loss:
-    """Squared error of the codes of captions, over their mean square."""
+    """Squared error of predicted caption codes, divided by the codes' mean square."""
     some = codes[torch.arange(min(len(codes), SCALE_OF))]
     scale = some.square().sum(1).mean().item()
 
@@ -156,7 +159,7 @@ def caption_loss(codes: Rows) -> Loss:
 
 
 def bound_loss(model: FrozenTextToImage) -> Loss:
-    """Mean squared error of the denoiser under the prompts of a start, over latent numbers."""
+    """Weighted squared error of the denoiser with a start's prompts, per latent number."""
     with torch.no_grad():
         shape = model.conditioning_shapes[model.optimized]
         neutral = model.conditioning_of(torch.zeros(1, *shape, device=model.device))
@@ -175,7 +178,7 @@ def bound_loss(model: FrozenTextToImage) -> Loss:
 
 
 def caption_optimizers(start: AmortisedStart) -> list[torch.optim.Optimizer]:
-    """Of the network alone: Muon on its triangular factors, AdamW on its biases."""
+    """For the network only: Muon on its triangular factors, AdamW on its biases."""
     factors = [layer.lu for layer in start.network.layers]
     biases = [weight for weight in start.network.parameters() if weight.ndim == 1]
     return [Muon(factors, 0.03), torch.optim.AdamW(biases, 2e-3, weight_decay=0)]
@@ -184,7 +187,7 @@ def caption_optimizers(start: AmortisedStart) -> list[torch.optim.Optimizer]:
 def bound_optimizers(
     start: AmortisedStart, settings: AmortisedSettings
 ) -> list[torch.optim.Optimizer]:
-    """AdamW on all, with a rate for each part."""
+    """AdamW on network, basis and mean, with a learning rate for each."""
     groups = [
         {"params": [*start.network.parameters()], "lr": settings.network_rate},
         {"params": [start.basis], "lr": settings.basis_rate},

@@ -1,4 +1,4 @@
-"""What `invcap train-starts` learns for a model: the amortised start, axes, and the meta start."""
+"""`invcap train-starts`: learns a model's amortised start, axes and meta start."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ def train_starts(
 
     Args:
         model: on the accelerator's device.
-        data: of which held-out images take no part.
+        data: the images and captions; held-out ones are not used.
         amortised, meta: how the two starts are learned.
         output: folder for the starts.
         work: folder of encoded images and checkpoints, which runs of other models, data or settings
             may share.
+        accelerator: the device, the precision and the processes.
 
     Returns:
         The files.
@@ -105,7 +106,7 @@ def learn_starts(
         latents: (N, C h w).
         shape: (C, h, w).
         captions: one for each image.
-        identity: of model and data: checkpoints of others are refused.
+        identity: identity of model and data; checkpoints of others are refused.
         work: folder of this run's checkpoints.
     """
     start = untrained_start(
@@ -130,11 +131,13 @@ def learn_starts(
 def encode_latents(
     model: FrozenTextToImage, data: DataSettings, key: str, cache: Path, accelerator: Accelerator
 ) -> tuple[EncodedImages, tuple[int, int, int]]:
-    """The latents of images, (C h w) numbers each, on disk, and (C, h, w).
+    """Encodes images to latents on disk, C h w numbers each; returns them and (C, h, w).
 
     Args:
-        key: of the model.
-        cache: folder for them.
+        model: the model.
+        data: the images.
+        key: a hash of the model, see `model_key`.
+        cache: folder for the latents.
     """
     at_once = max(1, PIXELS_AT_ONCE // (data.size[0] * data.size[1]))
 
@@ -160,7 +163,7 @@ def encode_latents(
 def captioned(
     images: EncodedImages, model: FrozenTextToImage, accelerator: Accelerator
 ) -> tuple[Tensor, list[str]]:
-    """The training images with a caption that the model takes, (N,), and the first such of each."""
+    """Training images that have a caption the model can read, (N,), and the first one of each."""
     chosen, captions, refused = [], [], []
     for number in np.flatnonzero(~images.held_out).tolist():
         for caption in images.captions[number]:
@@ -173,7 +176,7 @@ def captioned(
             captions.append(caption)
             break
     if refused and accelerator.is_main_process:
-        logger.warning("passed over %d captions, such as: %s", len(refused), refused[0])
+        logger.warning("skipped %d captions, such as: %s", len(refused), refused[0])
     return torch.tensor(chosen, dtype=torch.int64), captions
 
 
@@ -187,7 +190,7 @@ def untrained_start(
     work: Path,
     accelerator: Accelerator,
 ) -> AmortisedStart:
-    """The amortised start before its training, which the main process computes once for all."""
+    """The untrained amortised start, which the main process computes for all processes."""
     path = work / "untrained.safetensors"
     if accelerator.is_main_process and not path.exists():
         chosen = _spread(len(latents), BASIS_OF)
@@ -252,7 +255,7 @@ def learn_meta(
 
 
 def model_key(model: FrozenTextToImage) -> str:
-    """A hash of all that a model is: its networks, the scale of its latents, its schedule."""
+    """A hash of a model: its networks, the scale of its latents, its noise schedule."""
     parts: list[str | Tensor] = [*model.schedule.identity]
     for name, network in sorted(model.pipeline.components.items()):
         if isinstance(network, nn.Module):
@@ -265,12 +268,12 @@ def model_key(model: FrozenTextToImage) -> str:
 def _settings(
     data: DataSettings, amortised: AmortisedSettings, meta: MetaSettings
 ) -> dict[str, Any]:
-    """What a run must have in common with one that it resumes."""
+    """The settings that a run must share with the run that it resumes."""
     free = ("gradient_accumulation", "checkpoint_every")
     kept = {name: value for name, value in asdict(amortised).items() if name not in free}
     return {"data": asdict(data), "amortised": kept, "meta": asdict(meta)}
 
 
 def _spread(count: int, most: int) -> Tensor:
-    """At most so many of the numbers below a count, evenly spread."""
+    """At most `most` of the indices below `count`, evenly spread."""
     return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).long()

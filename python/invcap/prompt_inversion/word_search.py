@@ -1,4 +1,4 @@
-"""Prompts in words for what an inversion found."""
+"""Prompts in words for the embeddings that an inversion found."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PROPOSALS = 64
 
 @dataclass(frozen=True)
 class WordSearch:
-    """Where prompts in words come from, beside an inversion's start and what its captioner says.
+    """Candidates for prompts in words, beside an inversion's start and its captions.
 
     Attributes:
-        bank: sentences, and the vocabulary that parts are replaced from.
-        proposer: says what may be in an image, such as a `Proposer`.
-        settings: of the search, where there is a bank.
+        bank: sentences, whose phrases are also combined in a search.
+        proposer: another source of captions, such as a `Proposer`.
+        settings: settings of the search in the bank.
     """
 
     bank: SentenceBank | None = None
@@ -38,7 +38,7 @@ class WordSearch:
 
     @property
     def has_sentences(self) -> bool:
-        """Whether there is anything to choose from."""
+        """Whether there is a bank or a proposer."""
         return self.bank is not None or self.proposer is not None
 
     @torch.no_grad()
@@ -55,10 +55,13 @@ class WordSearch:
         """Adds the likeliest prompt of each image, with its held-out bound, to an output.
 
         Args:
-            objective: what was maximized.
-            begun: what the inversions began with.
-            captions: what a captioner says of each image; empty if there is none.
-            seeds: of the noise samples for each image.
+            output: the inversion's output, which is changed.
+            model: the model.
+            objective: the objective of the inversion.
+            images: the images.
+            begun: the initial prompts of the inversion.
+            captions: the captions of each image; empty without a captioner.
+            seeds: seeds of the noise samples, one for each image.
         """
         output.prompts, output.prompt_evaluations = [], []
         proposals = self.proposals(images)
@@ -81,7 +84,7 @@ class WordSearch:
         output.prompt_standard_error = standard_error(terms)
 
     def proposals(self, images: Sequence[Image.Image]) -> list[list[str]]:
-        """What the proposer says of each image, best first."""
+        """The proposer's captions of each image, best first."""
         if self.proposer is None:
             return [[] for _ in images]
         said = self.proposer.compose(images, PROPOSALS)
@@ -99,11 +102,12 @@ class WordSearch:
         """Finds the likeliest prompt for an image.
 
         Args:
+            model: the model.
             latents: (C, h, w), of the image.
             hidden: the hidden states that were found for it.
-            prompts: what was proposed, best first.
-            others: what the inversion began with, and what it may be read as.
-            seed: of the noise samples.
+            prompts: captions, best first.
+            others: the initial prompt, and the nearest words to optimized token vectors.
+            seed: seed of the noise samples.
         """
         if self.bank is None:
             every = list(dict.fromkeys([*prompts, *others]))

@@ -1,4 +1,4 @@
-"""Prompts in words, ranked by their likelihood."""
+"""Ranking of prompts in words by their likelihood."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEWEST = 8
 
 
 class Captioner(Protocol):
-    """What says which sentences may describe images, such as `InvertibleCaptioner`."""
+    """A source of captions for images, such as `InvertibleCaptioner`."""
 
     def compose(self, images: Any, top_k: int) -> Sequence[Sequence[Any]]:
         """For each image, at most `top_k` captions with a `text`, best first."""
@@ -29,11 +29,11 @@ class Captioner(Protocol):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Prompts by their likelihood.
+    """Prompts ranked by likelihood.
 
     Attributes:
-        prompts: the best first.
-        evaluations: of the denoiser, without gradient, that it took.
+        prompts: the prompts, the best first.
+        evaluations: number of denoiser evaluations, without gradient, for the ranking.
     """
 
     prompts: list[str]
@@ -41,22 +41,21 @@ class Ranking:
 
 
 class Contest:
-    """Prompts for one image on shared noise samples; none is measured twice on the same.
+    """Compares prompts for one image on shared noise samples; keeps every term it has computed.
 
     Args:
         model: the model.
         latents: (C, h, w), of the image.
-        draws: all noise samples, a multiple of 2^rounds.
-        generator: of the noise samples.
-        rounds: how often the samples double, from the first few to all.
+        draws: total number of noise samples, a multiple of 2^rounds.
+        generator: draws the noise samples.
+        rounds: how many times the number of samples doubles before it reaches `draws`.
         timestep_range: first diffusion step of the samples, and the one after the last.
-        budget: most evaluations of the denoiser.
+        budget: the largest number of denoiser evaluations.
         log_prior: log p(prompt), nats, up to a constant.
 
     Attributes:
-        evaluations: of the denoiser, without gradient, so far.
-        terms: of each prompt, nats, on the samples that it was measured on, in the order of
-            `order`.
+        evaluations: number of denoiser evaluations, without gradient, so far.
+        terms: for each prompt its terms, nats, on the first samples in the order of `order`.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Contest:
             raise ValueError(f"draws must be a multiple of {unit}, got {draws}")
         shape = tuple(latents.shape)
         samples = draw_samples(model.schedule, draws, shape, generator, timestep_range)
-        # Each part, with those before it, is spread evenly over all noise levels.
+        # After each doubling, the samples so far are spread evenly over all noise levels.
         parts = [torch.arange(unit // 2, draws, unit)]
         if rounds:
             parts.append(torch.arange(0, draws, unit))
@@ -89,14 +88,15 @@ class Contest:
         self.terms: dict[str, Tensor] = {}
 
     def halve(self, prompts: Sequence[str], finalists: int = 1, kept: float = 0.5) -> list[str]:
-        """Orders different prompts, the likeliest first, by successive halving.
+        """Sorts different prompts, the likeliest first, by successive halving.
 
         All are measured on the first few samples, the better half on twice as many, and so on.
-        Prompts that the budget does not suffice for, the last ones, are left out.
+        The last prompts are left out if the budget does not suffice for all.
 
         Args:
-            finalists: how many are measured on all samples, at least.
-            kept: share that is kept after each round.
+            prompts: the prompts.
+            finalists: the smallest number of prompts that are measured on all samples.
+            kept: fraction that is kept after each round.
 
         Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
         """
@@ -113,7 +113,7 @@ class Contest:
         return left + [prompt for some in reversed(lost) for prompt in some]
 
     def measure(self, prompts: Sequence[str], end: int) -> Tensor:
-        """Bound and `log_prior` of N prompts, nats, (N,), on the first `end` of the samples."""
+        """Bound plus `log_prior` of N prompts, nats, (N,), on the first `end` samples."""
         done = {prompt: self._done(prompt) for prompt in prompts}
         for start in sorted({count for count in done.values() if count < end}):
             missing = [prompt for prompt, count in done.items() if count == start]
@@ -131,14 +131,14 @@ class Contest:
         )
 
     def is_likelier(self, prompt: str, other: str) -> bool:
-        """Whether a prompt was measured on all samples, and is likelier than another."""
+        """Whether a prompt has been measured on all samples and is likelier than another."""
         if self._done(prompt) < len(self.order) or not self._affordable([other], len(self.order)):
             return False
         mine, its = self.measure([prompt, other], len(self.order)).tolist()
         return mine > its
 
     def log_likelihood(self, prompts: Sequence[str]) -> LogLikelihood:
-        """The bounds of prompts that were measured on all samples."""
+        """The bounds of prompts that have been measured on all samples."""
         back = self.order.argsort()
         terms = torch.stack([self.terms[prompt][back] for prompt in prompts])
         return LogLikelihood(list(prompts), terms / self.latents.numel())
@@ -147,14 +147,14 @@ class Contest:
         return len(self.terms[prompt]) if prompt in self.terms else 0
 
     def _affordable(self, prompts: Sequence[str], end: int) -> list[str]:
-        """The first ones, as many as can be measured on `end` samples within the budget."""
+        """The first prompts, as many as the budget allows to measure on `end` samples."""
         costs = accumulate(max(0, end - self._done(prompt)) for prompt in prompts)
         rest = self.budget - self.evaluations
         return [prompt for prompt, cost in zip(prompts, costs, strict=True) if cost <= rest]
 
 
 def doublings(draws: int) -> int:
-    """How often at least 8 noise samples double until they are so many."""
+    """How many times a number of at least 8 noise samples doubles to reach `draws`."""
     count = 0
     while draws % 2 ** (count + 1) == 0 and draws >> (count + 1) >= FEWEST:
         count += 1
@@ -170,17 +170,19 @@ def rank(
 ) -> Ranking:
     """Ranks prompts by log p(latents | prompt) + log p(prompt), by successive halving.
 
-    The first is their bound, on the same noise samples: all are measured on an eighth of them, the
-    better half on another eighth, and so on: what is left at the end has been measured on all.
-    The second falls as one over a prompt's place: a few nats, which decide only between prompts
-    that the model hardly tells apart.
+    The first term is the bound, on shared noise samples: all prompts are measured on an eighth of
+    them, the better half on another eighth, and so on, until the rest is measured on all. The
+    second is -log(position in the list): a few nats, which matter only between prompts that the
+    model hardly distinguishes.
 
     Args:
+        model: the model.
         latents: (C, h, w), of the image.
-        prompts: at least one, the more expected ones first.
-        draws: all noise samples, a multiple of 8.
+        prompts: at least one, the most expected first.
+        draws: total number of noise samples, a multiple of 8.
+        seed: seed of the noise samples.
 
-    Source: Zipf's law for the second.
+    Source: Zipf's law for the second term.
     """
     prior = {prompt: -log(place) for place, prompt in enumerate(prompts, 1)}
     generator = torch.Generator().manual_seed(seed)
