@@ -1,4 +1,4 @@
-"""What `invcap_ext.selfcheck` found: one block to paste into a report, or JSON."""
+"""Results of `invcap_ext.selfcheck`: one block to paste into a report, or JSON."""
 
 import json
 from collections import defaultdict
@@ -13,14 +13,14 @@ class Outcome:
     Attributes:
         kernel: the operation.
         n: size of a row.
-        rows: of the batch.
+        rows: rows of the batch.
         arithmetic: the dtype, or "tf32x3" for float32 as three TF32 products.
-        error: relative to the largest element.
-        sound: whether the error is small enough.
-        kernel_ms: median milliseconds.
-        peer_ms: those of a dense layer whose weight is kept, or of torch's own operators.
-        formed_ms: those of a dense layer whose weight is made from L and U at each call; None
-            where there is no such peer.
+        error: largest error, relative to the largest element.
+        sound: whether the error is within the tolerance.
+        kernel_ms: median milliseconds of the kernel.
+        peer_ms: median milliseconds of a dense layer with a stored weight, or of torch's operators.
+        formed_ms: median milliseconds of a dense layer that computes its weight L U at each call;
+            None if there is no such peer.
     """
 
     kernel: str
@@ -50,13 +50,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Recommendation:
-    """From how many rows on a dense product pays that makes its weight at each call.
+    """The number of rows from which a dense product is faster that computes L U at each call.
 
     Attributes:
         kernel: the operation.
         n: size of a row.
-        arithmetic: as of an Outcome.
-        dense_from: the smallest timed batch from which on it was faster; None if at none.
+        arithmetic: see `Outcome`.
+        dense_from: the smallest batch such that it was faster at this and all larger batches; None
+            if there is none.
         timed: the batches that were timed.
     """
 
@@ -73,7 +74,7 @@ class Recommendation:
 
 
 def recommendations(outcomes: Sequence[Outcome]) -> list[Recommendation]:
-    """Returns the threshold of each operation, size and arithmetic that has a formed peer."""
+    """Returns the threshold of each operation, size and arithmetic that has `formed_ms`."""
     series: dict[tuple[str, int, str], dict[int, bool]] = defaultdict(dict)
     for one in outcomes:
         if one.formed_ms is not None:
@@ -92,13 +93,13 @@ def recommendations(outcomes: Sequence[Outcome]) -> list[Recommendation]:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found.
+    """All results of one run.
 
     Attributes:
-        machine: what the figures depend on.
-        outcomes: of every kernel at every size.
+        machine: the device and the versions.
+        outcomes: one for each kernel and size.
         situations: "ok", "not run: ..." or "WRONG: ..." by name.
-        thresholds: what the times recommend.
+        thresholds: recommendations from the times.
     """
 
     machine: dict[str, str | int]
@@ -125,7 +126,7 @@ class Report:
                 "",
                 *(f"{name}: {result}" for name, result in self.situations.items()),
                 "",
-                "A dense product that makes its weight at each call is faster:",
+                "A dense product that computes its weight at each call is faster:",
                 *map(str, self.thresholds),
                 "```",
             ]

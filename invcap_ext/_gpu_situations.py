@@ -1,4 +1,4 @@
-"""Ways of calling a layer that a table of sizes does not show: each must give the usual result."""
+"""Special ways to call a layer, such as from threads: each must give the usual result."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from invcap_ext.layers import InvertibleLinear
 SIZES = (64, 384, 1024)
 ROWS = 40
 ROUNDS = 30
-TOLERANCE = 1e-4  # of the largest element; a round trip on weights of moderate size
+TOLERANCE = 1e-4  # of a round trip, relative to the largest element
 
 CAPTURED_FIRST = """
 import torch
@@ -28,7 +28,7 @@ assert (back - x).abs().max() <= 1e-4 * x.abs().max(), "the round trip is wrong"
 
 
 class NotRunError(Exception):
-    """A situation cannot arise on this machine; the message says why."""
+    """A situation cannot be tested on this machine; the message gives the reason."""
 
 
 def _layer(n: int, device: str) -> InvertibleLinear:
@@ -64,7 +64,7 @@ def second_device(device: str) -> None:
 
 
 def threads(device: str) -> None:
-    """A thread for each size, all launching at once: each finds the bits that it found alone."""
+    """A thread for each size, all launching at once: the results are bit for bit the usual ones."""
     layers = [_layer(n, device) for n in SIZES]
     rows = [torch.randn(ROWS, n, device=device) for n in SIZES]
     expected = [layer.inverse(x) for layer, x in zip(layers, rows, strict=True)]
@@ -89,7 +89,7 @@ def threads(device: str) -> None:
 
 
 def offset_tensors(device: str) -> None:
-    """Rows, lu and bias that start one element behind a boundary of 16 bytes."""
+    """Rows, lu and bias that start one element after a 16-byte boundary."""
     layer = _layer(384, device)
     x = torch.randn(ROWS, 384, device=device)
     expected = _check_round_trip(layer, x)
@@ -104,7 +104,7 @@ def offset_tensors(device: str) -> None:
 
 
 def capture_before_first_use(device: str) -> None:
-    """In a new process, the first launch of every kernel is in the capture of a graph."""
+    """In a new process, the first launch of every kernel is captured in a graph."""
     if not device.startswith("cuda"):
         raise NotRunError("graphs are captured on a GPU")
     done = subprocess.run([sys.executable, "-c", CAPTURED_FIRST], capture_output=True, text=True)
@@ -122,7 +122,7 @@ def reduce_overhead(device: str) -> None:
     for _ in range(ROUNDS):
         _check_near("the compiled round trip", compiled(x).clone(), x)
         layer.lu.mul_(0.97)
-        torch.empty(1 << 24, device=device).fill_(float("nan"))  # takes and spoils freed memory
+        torch.empty(1 << 24, device=device).fill_(float("nan"))  # overwrites freed memory
 
 
 SITUATIONS: tuple[Callable[[str], None], ...] = (
@@ -145,7 +145,7 @@ def check_situations(device: str) -> dict[str, str]:
             found[name] = "ok"
         except NotRunError as reason:
             found[name] = f"not run: {reason}"
-        except Exception as error:  # whatever went wrong belongs into the report
+        except Exception as error:  # any failure is reported
             message = str(error).strip().splitlines() or [""]
             found[name] = f"WRONG: {type(error).__name__}: {message[0]}"
     return found

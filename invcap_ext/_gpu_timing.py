@@ -1,7 +1,8 @@
-"""Times of GPU work with a cold L2, without what the CPU takes to launch it.
+"""Times GPU work with a cold L2 cache, without the CPU's launch overhead.
 
-A CUDA graph of many rounds (empty the L2, do the work) is timed beside one of as many rounds that
-only empty the L2: the difference is the work's. What cannot be captured is launched round by round.
+One CUDA graph has many rounds that clear the L2 and do the work, another as many that only clear
+the L2; the difference of their times is that of the work. What cannot be captured in a graph is
+launched round by round.
 """
 
 from collections.abc import Callable
@@ -9,14 +10,14 @@ from statistics import median
 
 import torch
 
-ROUNDS = 20  # of a graph
-REPEATS = 7  # of a graph, whose median counts
-LONG_MS = 10.0  # work that takes longer gets two rounds: it is hardly helped by a warm L2
+ROUNDS = 20  # rounds in a graph
+REPEATS = 7  # replays of a graph, of which the median is taken
+LONG_MS = 10.0  # longer work gets two rounds only: a warm L2 hardly speeds it up
 
 
 def milliseconds(work: Callable[[], object]) -> float:
     """Returns the median milliseconds of one call of `work` on the current device."""
-    # Twice the L2, since parts of it are kept apart for each half of some chips.
+    # Twice the L2's size, since on some chips each half has an L2 partition of its own.
     l2_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     scratch = torch.empty(max(2 * l2_bytes, 1 << 20), dtype=torch.uint8, device="cuda")
     for _ in range(3):
@@ -34,7 +35,7 @@ def per_round(both: list[float], emptying: list[float], rounds: int) -> float:
 
 
 def _rounds(body: Callable[[], object], rounds: int) -> Callable[[], object]:
-    """Returns what runs `body` so often: a captured graph, or a loop if it cannot be captured."""
+    """Returns a function that runs all rounds: a graph, or a loop if `body` cannot be captured."""
 
     def loop() -> None:
         for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""A network for densities: triangular layers, and between them rounded leaky ReLUs that learn."""
+"""A network for density estimation: triangular layers and smooth activations."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from invcap_ext.layers import InvertibleLinear, check_positive
 
 
 class RoundedLeakyReLU(nn.Module):
-    """A leaky ReLU with a rounded corner, whose slope is learned for each feature.
+    """A leaky ReLU with a rounded corner and a learned negative slope for each feature.
 
     y = p + s m, with p = (z + q) / 2, m = (z - q) / 2 and q = sqrt(z^2 + r^2); p + m = z.
 
-    dy/dz = (p - s m) / q goes from s to 1, so that log-determinants, unlike those of a leaky ReLU,
-    have gradients in z. The inverse has the same form, with 1/s and r sqrt(s).
+    dy/dz = (p - s m) / q rises smoothly from s to 1. Log-determinants therefore have gradients in
+    z, unlike those of a leaky ReLU. The inverse has the same form, with 1/s and r sqrt(s).
 
     Args:
         features: n, the size of a row.
-        negative_slope: s > 0 at the start.
+        negative_slope: the initial s > 0.
         corner: r > 0, the size of the rounded corner, in units of z; not trained.
 
     Shapes: z, y (..., n); log_slope (n,).
@@ -66,13 +66,13 @@ class RoundedLeakyReLU(nn.Module):
 
 
 def _bend(z: Tensor, slope: Tensor, square: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-    """y and what computes dy/dz, for r^2 = square.
+    """Returns y and a function that computes dy/dz, for r^2 = square.
 
-    (q - |z|) / 2 = r^2 / 2 / (q + |z|) has no cancellation, and these operators are those that are
-    fast on a CPU.
+    (q - |z|) / 2 = r^2 / 2 / (q + |z|) avoids cancellation. The operators are chosen for their
+    speed on a CPU.
     """
     length = torch.addcmul(square, z, z).sqrt()
-    # |z|, which takes the derivative -1 at zero, where that of `leaky` is s.
+    # |z| with derivative -1 at zero, to match `leaky`, whose derivative there is s.
     total = length + F.leaky_relu(z, -1.0)
 
     def leaky(below: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _bend(z: Tensor, slope: Tensor, square: Tensor) -> tuple[Tensor, Callable[[]
 
 
 class InvertibleSequential(nn.Sequential):
-    """Invertible modules one after another, itself with an inverse and log-determinants."""
+    """A sequence of invertible modules, with its inverse and log-determinants."""
 
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n)."""
@@ -117,10 +117,10 @@ def flow_network(
     """Returns layers y = rounded_leaky_relu(L U D x + b), the last one without activation.
 
     The kernels compute L U; scales D and slopes are learned. An `InvertibleNetwork` is faster,
-    since all of it runs in one launch, but its density jumps and its slopes are fixed.
+    since it runs in one launch, but its density has jumps and its slopes are fixed.
 
-    Slopes start as s, 1/s, s, ... of depth - 1 activations: bends of one kind cannot undo each
-    other, and in one dimension compose to bends of that kind alone.
+    The depth - 1 activations start with slopes s, 1/s, s, ..., so that convex and concave ones
+    alternate: with convex ones alone, a one-dimensional network could only be convex.
     """
     check_positive("depth", depth)
     slopes = [negative_slope ** (-1) ** index for index in range(depth - 1)]
@@ -139,9 +139,9 @@ def _linear(features: int) -> InvertibleLinear:
 
 @torch.no_grad()
 def spread_kinks(network: InvertibleSequential, x: Tensor) -> None:
-    """Sets the biases of a `flow_network` so that it bends where the rows x (rows, n) lie.
+    """Sets the biases of a `flow_network` so that its kinks lie among the rows x (rows, n).
 
-    Each feature of each layer gets its corner at one drawn row.
+    The corner of each feature of each layer is put at one row, drawn at random.
     """
     for layer in list(network.children())[:-1]:
         bias = layer.get_parameter("0.bias")

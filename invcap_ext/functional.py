@@ -82,7 +82,7 @@ def _without_graph(
     negative_slope: float,
     inverse: bool,
 ) -> Tensor:
-    """Runs either direction without computing h, which only a backward pass needs."""
+    """Computes either direction without h, which only a backward pass needs."""
     return torch.ops.invcap.lu_leaky_network(
         rows, [lu], [bias], [diagonal], [negative_slope], inverse
     )
@@ -122,13 +122,13 @@ def _check_layer(name: str, rows: Tensor, lu: Tensor, bias: Tensor | None) -> No
 
 
 def _is_dense(rows: Tensor, lu: Tensor) -> bool:
-    """Whether a layer takes the dense way forward: then it keeps L U, flat, and no h."""
+    """Whether the forward pass is dense: it then keeps L U, flat, instead of h."""
     least = dense_rows(int(lu.shape[0]), lu.dtype, lu.device)
     return least != NEVER and rows.numel() // lu.shape[0] >= least
 
 
 def _register_fake(operator: str, argument: str) -> None:
-    """The fake kernel checks devices, since it also runs when only some tensors are on meta."""
+    """Registers a fake kernel; it checks devices, since it also runs if only some are on meta."""
 
     @torch.library.register_fake(f"invcap::{operator}")
     def _(

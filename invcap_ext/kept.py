@@ -1,4 +1,4 @@
-"""The inverse of a layer, kept from one call to the next while its weights stay what they are."""
+"""A cache for the dense inverse of a frozen layer, valid while its weights do not change."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from invcap_ext.merged import DenseInverse, dense_inverse
 
 @dataclass(frozen=True)
 class Weights:
-    """A copy of what an inverse is of: lu (n, n), bias (n,) or None, diagonal c."""
+    """A copy of an inverse's weights: lu (n, n), bias (n,) or None, diagonal c."""
 
     lu: Tensor
     bias: Tensor | None
     diagonal: float
 
     def are(self, lu: Tensor, bias: Tensor | None, diagonal: float) -> bool:
-        """Compares every number, so that no way of writing weights leaves a stale inverse."""
+        """Compares every number, so that no change of the weights can leave a stale inverse."""
         return diagonal == self.diagonal and _same(self.lu, lu) and _same(self.bias, bias)
 
 
 class KeptInverse:
-    """W^-1 of one frozen layer as one matrix, computed when weights are met for the first time.
+    """W^-1 of one frozen layer as one matrix, computed at the first call with given weights.
 
-    It is no buffer: what follows from the weights is not saved, copied, cast or sent to other
-    processes, but found again. It takes 2 n^2 numbers, and a call reads as many to compare.
+    It is not a buffer: it is not saved, copied, cast or sent to other processes, but computed
+    again. It takes 2 n^2 numbers, and each call reads 2 n^2 to compare the weights.
     """
 
     def __init__(self) -> None:
@@ -50,9 +50,9 @@ class KeptInverse:
 
 
 def uses_kept_inverse(rows: Tensor, lu: Tensor) -> bool:
-    """Whether rows (..., n) go back by a kept inverse: many rows, and weights that are frozen.
+    """Whether rows (..., n) are inverted by the cached matrix: many rows, and frozen weights.
 
-    The result depends on nothing else, so that the same call gives the same bits whatever was
+    The result depends only on the call, so that the same call gives the same bits, whatever was
     called before.
     """
     return (

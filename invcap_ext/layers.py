@@ -22,15 +22,15 @@ class InvertibleLinear(nn.Module):
     Args:
         features: n, the size of a row in both directions.
         bias: whether to learn an additive bias b.
-        diagonal: the constant c, finite and not zero; it is not trained, the n(n - 1) numbers of
+        diagonal: the constant c, finite and not zero. It is not trained; the n(n - 1) numbers of
             `lu` off its diagonal are.
         negative_slope: s > 0 of the leaky ReLU; 1 for no activation.
-        scale: whether to learn D = exp(log_scale), which starts as the identity. It acts on x,
-            before the triangles, so that the kernels run as without it.
-        bandwidth: h >= 0, in units of z, of the log-determinant's gradient. The number of z < 0
-            jumps, so that its gradient is zero where it exists. Its expectation over rows is
-            smooth; gradients (not values) of the sum of sigmoid(-z / h) estimate how that changes.
-            Maximum likelihood needs them; 0 leaves them out.
+        scale: whether to learn D = exp(log_scale), which starts as the identity. It is applied to
+            x before the kernels.
+        bandwidth: h >= 0, in units of z, of a smoothed gradient of the log-determinant. The number
+            of z < 0 is a step function, whose gradient is zero almost everywhere, but its
+            expectation over rows is smooth. Its gradient is estimated by that of the sum of
+            sigmoid(-z / h); values stay exact. Maximum likelihood needs it; 0 turns it off.
 
     Shapes: x, y (..., n); lu (n, n), the strict triangles of L and U; bias and log_scale (n,).
 
@@ -86,8 +86,9 @@ class InvertibleLinear(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n).
 
-        Frozen weights (`requires_grad_(False)`) take many rows by one dense matrix, kept until the
-        weights change: 2 rows n^2 flops, and 2 n^3 in float64 after each change.
+        With frozen weights (`requires_grad_(False)`), many rows are multiplied by one dense matrix,
+        which is cached until the weights change: 2 rows n^2 flops, and 2 n^3 in float64 after each
+        change.
         """
         found = None
         if uses_kept_inverse(y, self.lu):
@@ -105,7 +106,7 @@ class InvertibleLinear(nn.Module):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx| of each row, (...,), for y = forward(x).
 
-        Its gradient needs a `bandwidth` if it is to say where the kinks should be.
+        Without `bandwidth`, its gradient in `lu` and `bias` is zero.
         """
         wide = torch.promote_types(y.dtype, torch.float32)
         negative = (y < 0).sum(-1).to(wide)
@@ -118,7 +119,7 @@ class InvertibleLinear(nn.Module):
         return log_det if self.log_scale is None else log_det + self.log_scale.to(wide).sum()
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Returns D x, of which the kernels compute y."""
+        """Returns D x, the kernels' input."""
         return x if self.log_scale is None else x * self.log_scale.exp()
 
     def unscaled(self, x: Tensor) -> Tensor:
@@ -174,12 +175,12 @@ class InvertibleNetwork(nn.Module):
         diagonal: the constant c on all diagonals.
         activations: "store" keeps 2 n numbers per layer and row for backward. "recompute" keeps n
             numbers per row for the whole network; backward recovers the inputs of the layers by
-            running them in the opposite direction, which costs one more pass and loses the accuracy
-            of that pass: `round_trip` measures it.
+            running them in the opposite direction, which costs one more pass and adds its
+            round-trip error (see `round_trip`).
         scale: whether to learn one positive number for each feature, in the first layer. Scales of
-            further layers would add nothing: a positive diagonal goes through a leaky ReLU
-            unchanged, and through a triangle by scaling its entries, D L = (D L D^-1) D.
-        bandwidth: that of the layers, for gradients of log-determinants.
+            further layers would add nothing: a positive diagonal D commutes with a leaky ReLU, and
+            moves past a triangle by scaling its entries, D L = (D L D^-1) D.
+        bandwidth: see `InvertibleLinear`.
     """
 
     def __init__(
@@ -226,7 +227,7 @@ class InvertibleNetwork(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Maps y to the x that `forward` maps to it, both (..., n).
 
-        Costs as `InvertibleLinear.inverse` does, for each layer.
+        Each layer costs as much as `InvertibleLinear.inverse`.
         """
         if self._runs_at_once() and not uses_kept_inverse(y, self.layers[0].lu):
             return self.layers[0].unscaled(self._run_at_once(y, inverse=True))
@@ -255,10 +256,11 @@ class InvertibleNetwork(nn.Module):
         return y, torch.stack(parts).sum(0)
 
     def merged(self) -> MergedNetwork:
-        """Returns the network as it is now, as dense layers in both directions, for inference.
+        """Returns a frozen copy of the network as dense layers, for inference in both directions.
 
-        Costs 4 n^3 flops a layer in float64, and then as much as `nn.Linear` layers of its size,
-        without gradients of this network's parameters. Later changes of them are not followed.
+        Costs 4 n^3 flops a layer in float64 once; each pass then costs as much as one of
+        `nn.Linear` layers. The copy has no parameters, and later changes of this network's do not
+        affect it.
         """
         return MergedNetwork(
             [

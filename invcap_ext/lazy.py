@@ -1,4 +1,4 @@
-"""An invertible network that depends on a context, as a lazy transform of zuko (extra `flows`)."""
+"""An invertible network conditioned on a context, as a lazy transform of zuko (extra `flows`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MOST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class ConditionedNetwork:
-    """A network whose layer k takes exp(log_scales[k]) x + shifts[k] in place of x.
+    """A network whose layer k gets exp(log_scales[k]) x + shifts[k] as its input, in place of x.
 
     Shapes: log_scales, shifts: a tensor (..., n) for each layer; they broadcast with rows.
     """
@@ -65,9 +65,9 @@ class ConditionedNetwork:
 class ConditionalNetwork(LazyTransform):
     """y = f(x | c): a `flow_network` with biases and scales from a context c.
 
-    A multi-layer perceptron reads c and gives each layer k a positive diagonal D_k and a shift t_k,
-    so that it takes D_k x + t_k in place of x. The triangles are shared by all rows, and the
-    kernels run as without context. The perceptron's last layer starts at zero: D_k = 1, t_k = 0.
+    A multi-layer perceptron maps c to a positive diagonal D_k and a shift t_k for each layer k,
+    whose input is D_k x + t_k. All rows share the triangles, so that the same kernels are used. The
+    perceptron's last layer is initialized with zeros: D_k = 1, t_k = 0.
 
     Args:
         features: n, the size of a row in both directions.

@@ -1,13 +1,13 @@
-"""Frozen layers as plain dense ones: W = L U forward and W^-1 back, each as one matrix.
+"""Frozen layers as dense ones: W = L U forward and W^-1 backward, each as one matrix.
 
-To lose as little as possible, W^-1 is applied as what it differs by from the inverse of the
-diagonals, with s the slope of the leaky ReLU and c the diagonal of L and U:
+To keep rounding errors small, W^-1 is stored as its difference R from the inverse of the diagonals,
+with s the slope of the leaky ReLU and c the diagonal of L and U:
 
     z = y where y >= 0, else y / s        x = z / c^2 + z R^T - W^-1 b        R = W^-1 - I / c^2
 
-Whether that is exact enough is measured on a probe, since condition numbers do not tell: of random
-triangles with one of 1,600 the error is 1.7 times that of `torch.linalg.solve_triangular`, and of
-smooth ones with one of 25 it is 2.1 times.
+Whether that is accurate enough is measured on random rows, since condition numbers do not predict
+it: for random triangles with condition number 1,600 the error is 1.7 times that of
+`torch.linalg.solve_triangular`, but for smooth ones with 25 it is 2.1 times.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from invcap_ext.functional import lu_leaky_inverse
 
-# Of the error of `solve_triangular` on the probe; on other rows it may be a little more.
+# The largest error relative to that of `solve_triangular`, on the probe's rows.
 MOST_ERROR = 1.8
 PROBE_ROWS = 64
 
 
 @dataclass(frozen=True)
 class DenseInverse:
-    """W^-1 and the bias of a layer: rest R (n, n), offset -W^-1 b (n,), scale 1 / c^2."""
+    """Inverse of a layer: rest R (n, n), offset -W^-1 b (n,), scale 1 / c^2."""
 
     rest: Tensor
     offset: Tensor
@@ -46,10 +46,10 @@ def dense_inverse(lu: Tensor, bias: Tensor | None, diagonal: float) -> DenseInve
     """Inverts W in float64, which costs 2 n^3 flops.
 
     Args:
-        lu, bias, diagonal: as of `lu_leaky`.
+        lu, bias, diagonal: see `lu_leaky`.
 
     Returns:
-        None where its error would be more than `MOST_ERROR` times that of substitution.
+        The inverse; None if its error is more than `MOST_ERROR` times that of substitution.
     """
     lower, upper = _triangles(lu.double(), diagonal)
     identity = torch.eye(len(lu), dtype=torch.float64, device=lu.device)
@@ -74,9 +74,9 @@ def _solve(lower: Tensor, upper: Tensor, columns: Tensor) -> Tensor:
 def _is_exact(inverse: DenseInverse, lu: Tensor, diagonal: float) -> bool:
     """Compares errors with those of `solve_triangular`, on z = W x of random x.
 
-    In float32 they are those of W^-1 z, and random z are tried too. Else they are those of a round
-    trip from x: there is nothing more exact to solve in than float64, and rounding z to half
-    precision costs more than any way back.
+    In float32 these are the errors of W^-1 z, and random z are tried too. In other dtypes they are
+    those of the round trip from x: for float64 there is no more accurate reference, and in half
+    precision the rounding of z dominates.
     """
     lower, upper = _triangles(lu.double(), diagonal)
     wide = torch.float64 if lu.dtype == torch.float64 else torch.float32
@@ -96,7 +96,7 @@ def _is_exact(inverse: DenseInverse, lu: Tensor, diagonal: float) -> bool:
 class MergedLayer(nn.Module):
     """A dense layer with the values and the inverse of y = leaky_relu(L U D x + b), (..., n) each.
 
-    Where one matrix would be less exact than substitution, `inverse` substitutes.
+    If a dense inverse is not accurate enough, `inverse` uses substitution.
     """
 
     weight: Tensor

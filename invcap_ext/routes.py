@@ -1,4 +1,4 @@
-"""Which way a layer is computed, for tests and timings that compare the ways."""
+"""Forces one implementation of a layer, for tests and timings that compare them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +9,16 @@ from invcap_ext._C import force_way
 
 @contextmanager
 def route(way: Literal["dense", "fused", "tiles"]) -> Iterator[None]:
-    """Makes every call of this process take one way, instead of what `csrc/route.cpp` chooses.
+    """Forces one implementation for all calls of this process; `csrc/route.cpp` else chooses.
 
     Args:
-        way: "dense": L U as one matrix, by torch's products, and back by its inverse, which only
-            frozen modules keep. "fused": kernels that take rows as they are, meant for a few.
-            "tiles": kernels that go tile by tile. On a GPU the last two mean kernels of our own,
-            and its shared memory decides which.
+        way: "dense": L U as one matrix with torch's products; frozen modules also invert with a
+            dense matrix. "fused": kernels for few rows, which process whole rows. "tiles": kernels
+            that work tile by tile. On a GPU the last two are the same: our own kernels, chosen by
+            the size of shared memory.
 
     Raises:
-        ValueError: there is no such way.
+        ValueError: `way` is none of these.
     """
     before = force_way(way)
     try:

@@ -3,9 +3,9 @@
 It prints one block to paste into a report, or JSON with --json; progress goes to standard error.
 
 Errors are relative to the largest element of the same operator's result on the CPU in float64.
-Times are of GPU work with a cold L2 (`_gpu_timing`), beside those of two peers: a dense layer whose
-weight, or inverse, is kept (`leaky_relu(F.linear(x, W, b))`), and for the two directions one whose
-weight is made from L and U at each call. Without a GPU it prints the reason and stops.
+Times are those of GPU work with a cold L2 cache (`_gpu_timing`). A kernel has up to two peers: a
+dense layer with a stored weight, or inverse (`leaky_relu(F.linear(x, W, b))`), and one that
+computes its weight from L and U at each call. Without a GPU it prints the reason and stops.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DEVICE = "cuda"
 OPERATORS = torch.ops.invcap
 SIZES = (384, 1024, 4096)
 BATCHES = (1, 64, 1024, 65536)
-# In float16 and bfloat16, h and intermediate gradients are rounded too.
+# Large for float16 and bfloat16, which also round h and intermediate gradients.
 TOLERANCES = {
     torch.float32: 1e-5,
     torch.float64: 1e-12,
@@ -129,7 +129,7 @@ def formed_inverse(p: Layer) -> Callable[[], object]:
     return run
 
 
-# Each operation's dense peer, whose weight is kept, and the one that makes its weight each time.
+# Each operation's dense peer with a stored weight, and the peer that computes it at each call.
 PEERS = {
     forward: (merged, formed),
     inverse: (merged_inverse, formed_inverse),
@@ -233,14 +233,14 @@ def check() -> Report:
     found: list[Outcome] = []
     for dtype, precision in (
         (torch.float32, "highest"),
-        (torch.float32, "high"),  # three TF32 products; its peers take one
+        (torch.float32, "high"),  # three TF32 products; the peers use one
         (torch.bfloat16, "highest"),
         (torch.float16, "highest"),
         (torch.float64, "highest"),
     ):
         torch.set_float32_matmul_precision(precision)
         for checks in (check_layers, check_network, check_squared_error):
-            with route("tiles"):  # kernels of our own, whatever the table would choose
+            with route("tiles"):  # our own kernels, even where dense products would be chosen
                 for one in checks(dtype):
                     print(one, file=sys.stderr, flush=True)
                     found.append(one)
@@ -249,7 +249,7 @@ def check() -> Report:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures depend on."""
+    """The device and the versions, on which the results depend."""
     versions: dict[str, str | int] = {
         "torch": torch.__version__,
         "kernels' CUDA": str(build_info().cuda),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def weighted_squared_error(predicted: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-    """Computes weight |predicted - noise|^2 for each image, differentiable once in predicted.
+    """Computes weight |predicted - noise|^2 for each image; once differentiable in predicted.
 
     One pass over the data computes the loss and its gradient; only the gradient is kept for
     backward.

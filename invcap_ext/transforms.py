@@ -1,4 +1,4 @@
-"""Invertible modules as `torch.distributions` transforms, also as zuko, Pyro and sbi take them."""
+"""Invertible modules as transforms of `torch.distributions`, zuko, Pyro and sbi."""
 
 from typing import Protocol, cast
 
@@ -8,7 +8,7 @@ from torch.distributions.transforms import Transform, _InverseTransform
 
 
 class Invertible(Protocol):
-    """What a transform asks of a module: `InvertibleLinear` and `InvertibleNetwork` have it."""
+    """The methods that a transform needs of a module, such as an `InvertibleNetwork`."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 
@@ -22,13 +22,13 @@ class Invertible(Protocol):
 class InvertibleTransform(Transform):
     """y = f(x) of rows (..., n), for a module f that has an inverse and log-determinants.
 
-    The parameters stay the module's: a transform is no `nn.Module`. `call_and_ladj`, zuko's name,
-    gives y and log|det dy/dx| in one pass; so does that of `inv`, for x and log|det dx/dy|.
+    A transform is not an `nn.Module`: the parameters belong to the module. `call_and_ladj` (zuko's
+    name) returns y and log|det dy/dx| in one pass, and that of `inv` x and log|det dx/dy|.
 
     Args:
         module: an `InvertibleLinear`, an `InvertibleNetwork` or another `Invertible`.
-        cache_size: 1 keeps the last x, y and log-determinant, all computed in one pass. They do
-            not follow changes of the parameters.
+        cache_size: 1 keeps the last x, y and log-determinant, computed in one pass. They are stale
+            after a change of the parameters.
     """
 
     domain = constraints.real_vector
@@ -58,7 +58,7 @@ class InvertibleTransform(Transform):
         return self.module.forward_and_logdet(x)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns log|det dy/dx| (...,) for y = f(x); a forward pass unless they are cached."""
+        """Returns log|det dy/dx| (...,) for y = f(x), by a forward pass unless it is cached."""
         if self._last is not None and x is self._last[0] and y is self._last[1]:
             return self._last[2]
         return self.module.forward_and_logdet(x)[1]
