@@ -1,5 +1,5 @@
 // Under autocast the operators run in its dtype, as torch's own matrix products do. Casts are
-// differentiable, so parameters of float32 get gradients of float32; float64 is left alone.
+// differentiable, so float32 parameters get float32 gradients; float64 is not cast.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
@@ -11,7 +11,7 @@ namespace {
 using at::autocast::cached_cast;
 using c10::DeviceType;
 
-// Casts tensors to the autocast dtype of a device, and turns its autocast off while this lives.
+// Casts tensors to the autocast dtype of a device; autocast is off in this object's lifetime.
 template <DeviceType device>
 struct Autocast {
   const c10::impl::ExcludeDispatchKeyGuard outside{

@@ -1,5 +1,5 @@
-// invcap_ext._C and the operators torch.ops.invcap: they check arguments, flatten leading
-// dimensions to rows and pick the back end.
+// The module invcap_ext._C and the operators torch.ops.invcap: checks arguments, flattens leading
+// dimensions to rows and calls the CPU or GPU code.
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Exceptions.h>
@@ -27,7 +27,7 @@ constexpr const char* kCuda = INVCAP_CUDA_VERSION;
 namespace gpu = cuda;
 #else
 constexpr const char* kCuda = nullptr;
-namespace gpu = cpu;  // never called: check_device lets no tensor of a GPU through
+namespace gpu = cpu;  // never called: check_device refuses tensors on a GPU
 #endif
 
 void check_settings(double diagonal, double negative_slope) {
@@ -68,7 +68,7 @@ void check_device(const char* name, const at::Tensor& tensor) {
               "with: INVCAP_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
 }
 
-// What both directions ask of their input (named `name`), lu and bias.
+// Checks the arguments of both directions: the input (named `name`), lu and bias.
 void check_arguments(const char* name, const at::Tensor& input, const at::Tensor& lu,
                      const Optional& bias, double diagonal, double negative_slope) {
   check_settings(diagonal, negative_slope);
@@ -132,7 +132,7 @@ void check_backward(const at::Tensor& grad, const at::Tensor& x, const at::Tenso
   check_same_shape("y", y, x);
 }
 
-// `kept` is h, or L U, flat, where the layer took the dense way.
+// `kept` is h, or flattened L U if the forward pass was dense.
 Triple lu_leaky_backward(const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y,
                          const at::Tensor& kept, const at::Tensor& lu, double diagonal,
                          double negative_slope) {
@@ -168,7 +168,7 @@ at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu, const Op
   const size_t depth = lu.size();
   TORCH_CHECK_VALUE(depth > 0 && bias.size() == depth && diagonals.size() == depth &&
                         negative_slopes.size() == depth,
-                    "lu, bias, diagonals and negative_slopes must be of one length, not 0, got ",
+                    "lu, bias, diagonals and negative_slopes must have one length, not 0, got ",
                     depth, ", ", bias.size(), ", ", diagonals.size(), " and ",
                     negative_slopes.size());
   for (size_t i = 0; i < depth; ++i) {
@@ -188,7 +188,7 @@ at::Tensor lu_leaky_network(const at::Tensor& input, at::TensorList lu, const Op
       .view(input.sizes());
 }
 
-// weight (images,) |predicted - noise|^2 of each image, and its gradient by predicted
+// weight (images,) |predicted - noise|^2 of each image, and its gradient in predicted
 // (images, ...).
 Pair weighted_squared_error(const at::Tensor& predicted, const at::Tensor& noise,
                             const at::Tensor& weight) {
@@ -225,8 +225,8 @@ py::dict build_info() {
 
 }  // namespace
 
-// Elsewhere: first derivatives (autograd.cpp, recompute.cpp), autocast (autocast.cpp), and in
-// Python fake kernels and second derivatives (functional.py, squared_error.py).
+// Other files register first derivatives (autograd.cpp, recompute.cpp), autocast (autocast.cpp),
+// and in Python fake kernels and second derivatives (functional.py, squared_error.py).
 TORCH_LIBRARY(invcap, library) {
   const auto forward = [](const std::string& rows) {
     return "(Tensor " + rows +

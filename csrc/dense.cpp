@@ -7,8 +7,8 @@
 namespace invcap::dense {
 namespace {
 
-// Wide enough for products to run at full speed (and on a GPU to be worth a launch), narrow enough
-// to leave little of what is zero.
+// Large enough for products to run at full speed (and to be worth a launch on a GPU), small enough
+// to skip most of the zeros.
 int64_t block_size(const at::Tensor& a) { return a.is_cuda() ? 512 : 128; }
 
 at::Tensor lower(const at::Tensor& lu, double diagonal) {
@@ -20,7 +20,7 @@ at::Tensor part(const at::Tensor& a, int64_t row, int64_t rows_end, int64_t colu
   return a.slice(0, row, rows_end).slice(1, column, columns_end);
 }
 
-// Calls work(begin, end) for blocks of the sides of a, (n, n).
+// Calls work(begin, end) for blocks of the indices of a, (n, n).
 template <class Work>
 void for_blocks(const at::Tensor& a, const Work& work) {
   const int64_t n = a.size(0), size = block_size(a);
@@ -30,7 +30,7 @@ void for_blocks(const at::Tensor& a, const Work& work) {
 // out = a b
 void multiply(const at::Tensor& a, const at::Tensor& b, at::Tensor out) { at::mm_out(out, a, b); }
 
-// L U. With a block's row of L and column of U go those of the result that need no more of either:
+// L U, by blocks K, without products with zeros:
 //
 //     W[K, K..] = L[K, ..K] U[..K, K..]        W[K+1.., K] = L[K+1.., ..K] U[..K, K]
 at::Tensor product(const at::Tensor& l, const at::Tensor& u) {
@@ -47,8 +47,7 @@ at::Tensor product(const at::Tensor& l, const at::Tensor& u) {
   return result;
 }
 
-// strict_lower(dW U^T) + strict_upper(L^T dW), of which each block takes, as of L U, only what is
-// not zero:
+// strict_lower(dW U^T) + strict_upper(L^T dW), by blocks K, without products with zeros:
 //
 //     below[K.., K] = dW[K.., K..] U[K, K..]^T        above[K, K..] = L[K.., K]^T dW[K.., K..]
 at::Tensor gradient(const at::Tensor& weight_grad, const at::Tensor& l, const at::Tensor& u) {
@@ -66,7 +65,7 @@ at::Tensor gradient(const at::Tensor& weight_grad, const at::Tensor& l, const at
   return result;
 }
 
-// The gradient's way back through the activation; that of z = 0 is 1.
+// The activation's backward pass; the derivative at z = 0 is 1.
 at::Tensor through(const at::Tensor& grad, const at::Tensor& y, double negative_slope) {
   if (negative_slope == 1) return grad;
   const auto one = at::scalar_tensor(1, grad.options());

@@ -1,8 +1,8 @@
-// The layer y = leaky_relu(L U x + b) with W = L U as one matrix, by the matrix products of torch's
-// libraries, on any device and in any dtype. Rows, names and results are those of cpu/lu_leaky.h.
+// The layer y = leaky_relu(L U x + b) with W = L U as one matrix, by torch's matrix products, on
+// any device and in any dtype. Shapes, names and results are those of cpu/lu_leaky.h.
 //
-// For n much below the number of rows it costs what a dense layer costs: W takes 2/3 n^3 flops
-// more, and its gradient 4/3 n^3. No h is computed.
+// Beside a dense layer, W costs 2/3 n^3 flops and its gradient 4/3 n^3: little if there are many
+// more than n rows. h is not computed.
 #pragma once
 
 #include <ATen/core/Tensor.h>

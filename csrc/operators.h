@@ -1,4 +1,4 @@
-// The operators torch.ops.invcap as other operators call them: signatures and handles.
+// Signatures and handles of the operators torch.ops.invcap, for calls from other operators.
 #pragma once
 
 #include <ATen/core/List.h>

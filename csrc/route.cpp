@@ -14,12 +14,12 @@ namespace {
 
 constexpr std::array kNames{"chosen", "dense", "fused", "tiles"};
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-// A layer of less is too small to gain anything.
+// The smallest n for which other ways than the usual one can be faster.
 constexpr int64_t kLeastOnCpu = 256;
 std::atomic<Way> forced = Way::chosen;
 
-// Tensor cores of a GPU round to TF32 where the user allows it; kernels of our own then keep the
-// accuracy of float32 by three products, which a library's one product would lose.
+// Whether torch's products may round to TF32. Our own kernels then use three TF32 products, which
+// keep the accuracy of float32; a dense product would lose it.
 bool rounds_to_tf32(at::ScalarType dtype) {
   return dtype == at::kFloat &&
          at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
@@ -31,7 +31,7 @@ bool is_half(at::ScalarType dtype) { return dtype == at::kHalf || dtype == at::k
 // Whether this processor has matrix units for the dtype.
 bool multiplies_in_tiles(at::ScalarType dtype) { return at::native::cpublas::could_pack(dtype); }
 
-// A matrix of one number could not be told from an h.
+// With n = 1, a flat L U could not be distinguished from h.
 std::optional<int64_t> forced_rows(int64_t n) {
   const Way way = forced;
   if (way == Way::chosen) return std::nullopt;
@@ -49,16 +49,16 @@ std::string force_way(const std::string& name) {
 
 Way forced_way() { return forced; }
 
-// The table. The dense way costs about 1 + n / (3 rows) dense layers, whatever the hardware;
-// kernels of our own, whatever n and the rows:
-//   CPU, float32 and float64: 0.9 to 1.2 dense layers forward, 1.05 to 1.6 a step. Measured with
-//     AVX2, and with AVX-512 and AMX. Steps of 8,192 rows are where the dense way is faster: 1.05
-//     to 1.16 against 1.18 to 1.3 (n = 768 and 1024, AVX2); at 2,048 it is slower, 1.25 to 1.35
-//     against 1.03 to 1.14.
-//   CPU, bfloat16 where it is multiplied in AMX tiles: 5 dense layers, since they work in float32.
-//     Elsewhere a dense layer in half precision is slower than they are.
-//   GPU: 2 to 6 dense layers forward, 4 to 7 back, as predicted, against some 25 launches; but
-//     where n is small, a whole network stays on the chip in one launch if it keeps no graph.
+// The table. Costs in units of a dense layer's time: the dense way about 1 + n / (3 rows) on any
+// hardware; our own kernels, for any n and number of rows:
+//   CPU, float32 and float64: 0.9 to 1.2 forward, 1.05 to 1.6 for a training step. Measured with
+//     AVX2, and with AVX-512 and AMX. For steps of 8,192 rows the dense way is faster: 1.05 to 1.16
+//     against 1.18 to 1.3 (n = 768 and 1024, AVX2); for 2,048 it is slower, 1.25 to 1.35 against
+//     1.03 to 1.14.
+//   CPU, bfloat16 with AMX: 5, since our kernels compute in float32. Without AMX, a dense layer in
+//     half precision is slower than our kernels.
+//   GPU: 2 to 6 forward, 4 to 7 backward (predicted), but the dense way takes some 25 launches. For
+//     small n, a whole network runs in one launch without leaving the chip, if no graph is kept.
 int64_t dense_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device, bool keeps_graph) {
   if (const auto rows = forced_rows(n)) return *rows;
   if (device == c10::DeviceType::CUDA) {
@@ -71,8 +71,8 @@ int64_t dense_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device, bool
 }
 
 // Comparing the weights reads 2 n^2 numbers. On a CPU that is 2 % of a product of 2,048 rows, and
-// substitution costs 1.1 to 1.2 products; on a GPU it costs 13 to 70, as predicted. In float64
-// there is nothing to measure with whether an inverse is as exact as substitution.
+// substitution costs 1.1 to 1.2 products; on a GPU it costs 13 to 70 (predicted). Not for float64:
+// there is no more accurate dtype to check an inverse with.
 int64_t kept_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device) {
   if (dtype == at::kDouble) return kNever;
   if (const auto rows = forced_rows(n)) return *rows;

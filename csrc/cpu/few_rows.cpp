@@ -8,16 +8,16 @@
 namespace invcap::cpu {
 namespace {
 
-// Rows of t that are read together: so many sums do not wait for each other.
+// Rows of t that are read together, for independent sums.
 constexpr int64_t kGroup = 4;
-// Rows that one thread solves before all threads take them out of the rest.
+// Rows that one thread solves before all threads subtract their products from the rest.
 constexpr int64_t kChain = 32 * kGroup;
-// Numbers that are worth another thread.
+// Multiplications that are worth another thread.
 constexpr int64_t kGrain = 16384;
 
 Range both(Range a, Range b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
 
-// The columns that a triangle has in each of some rows, but for those rows' own.
+// The columns that the triangle has in all of some rows, without those rows' own indices.
 template <class T>
 Range shared(const Strict<T>& t, Range rows) {
   return t.triangle == Triangle::lower ? Range{0, rows.begin} : Range{rows.end, t.n};
@@ -50,7 +50,7 @@ void add(const Strict<T>& t, int64_t first, Range columns, const T* factors, T* 
   }
 }
 
-// Calls work(part) for parts of `all`, of `size` but for the last one, in either order.
+// Calls work(part) for parts of `all` of `size` (the last may be smaller), in either order.
 template <class Work>
 void in_parts(Range all, int64_t size, bool ascending, const Work& work) {
   const int64_t count = (all.end - all.begin + size - 1) / size;
@@ -60,7 +60,7 @@ void in_parts(Range all, int64_t size, bool ascending, const Work& work) {
   }
 }
 
-// Calls work(part) on all threads for parts of `all`; each of its numbers meets `cost` others.
+// Calls work(part) on all threads for parts of `all`; each index costs `cost` multiplications.
 template <class Work>
 void on_threads(Range all, int64_t cost, const Work& work) {
   const int64_t grain = std::max<int64_t>(1, kGrain / (kGroup * std::max<int64_t>(1, cost)));
@@ -70,8 +70,8 @@ void on_threads(Range all, int64_t cost, const Work& work) {
   });
 }
 
-// The same for all rows or columns of a triangle, which are of unequal length: every thread has as
-// many from its one end as from the other.
+// The same for all rows or columns of a triangle. Their lengths differ, so every thread gets
+// equally many from both ends.
 template <class Work>
 void on_threads_evenly(int64_t n, const Work& work) {
   const int64_t half = (n + 2 * kGroup - 1) / (2 * kGroup) * kGroup;
@@ -87,7 +87,7 @@ void each(Range rows, bool ascending, const Work& work) {
   in_parts(rows, 1, ascending, [&](Range row) { work(row.begin); });
 }
 
-// Solves for a group's own numbers in registers, `size` of them: each waits for the one before.
+// Solves the small triangular system of a group's own `size` numbers, in registers.
 template <bool ascending, class T, class Size>
 void solve_own(const Strict<T>& t, int64_t first, Size size, T scale, T* b) {
   T solved[kGroup];
@@ -162,7 +162,7 @@ template <class T>
 void solve_few(const Strict<T>& t, View<T> rows, int64_t count) {
   const bool ascending = t.triangle == Triangle::lower;
   const T scale = 1 / t.diagonal;
-  // Takes the columns' numbers out of a group's.
+  // Subtracts the products with solved columns from a group.
   const auto take_out = [&](Range group, Range columns, T* b) {
     T sums[kGroup];
     dots(t, group.begin, columns, b, sums);
@@ -188,7 +188,7 @@ void solve_few(const Strict<T>& t, View<T> rows, int64_t count) {
 template <class T>
 void solve_transposed_few(const Strict<T>& t, View<T> rows, int64_t count) {
   const bool ascending = t.triangle == Triangle::upper;
-  // Takes a group's numbers out of the columns'.
+  // Subtracts the products with a solved group from the columns.
   const auto take_out = [&](Range group, Range columns, T* b) {
     T factors[kGroup] = {};
     for (int64_t i = group.begin; i < group.end; ++i) factors[i - group.begin] = -b[i];

@@ -1,4 +1,4 @@
-// Products and solves with a triangular matrix for so few rows that reading it once is what costs.
+// Products and solves with a triangular matrix for few rows: the cost is reading the matrix once.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +8,10 @@
 
 namespace invcap::cpu {
 
-// At most so many rows are few: with more, matrix products are faster.
+// The largest number of rows for these kernels: for more, matrix products are faster.
 constexpr int64_t kFewRows = 4;
 
-// Whether so many rows are taken as they are.
+// Whether these kernels are used for this number of rows.
 inline bool is_few(int64_t rows) {
   const Way way = forced_way();
   return way == Way::fused || (way != Way::tiles && rows <= kFewRows);
@@ -30,7 +30,7 @@ struct Strict {
   Triangle triangle;
   T diagonal;
 
-  // Row i; beyond the last one, that again, for those who read several at a time.
+  // Row min(i, n - 1), since several rows are read at a time.
   const T* row(int64_t i) const { return matrix.row(std::min(i, n - 1)); }
   // The columns of row i that lie in the triangle.
   Range columns(int64_t i) const {
@@ -50,7 +50,7 @@ void solve_few(const Strict<T>& t, View<T> rows, int64_t count);
 template <class T>
 void solve_transposed_few(const Strict<T>& t, View<T> rows, int64_t count);
 
-// As `weight_gradient`, of rows as they are: gz, gh, h and x are (count, n), out is (n, n).
+// Like `weight_gradient`, but gz, gh, h and x are all rows, (count, n); out is (n, n).
 template <class T>
 void weight_gradient_few(View<const T> gz, View<const T> h, T sign_h, View<const T> gh,
                          View<const T> x, T sign_x, int64_t count, View<T> out);

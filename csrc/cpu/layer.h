@@ -1,4 +1,4 @@
-// What both passes of a layer share: tensors as views, the activation, and the two triangles of lu.
+// Shared by both passes of a layer: tensors as views, the activation, and the two triangles of lu.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,20 +23,20 @@ View<T> write(const at::Tensor& a) {
   return {a.mutable_data_ptr<T>(), a.size(1)};
 }
 
-// Computed for all elements and then chosen, as vectors can.
+// Branch-free, so that it is vectorized.
 template <class T>
 T leaky(T value, T slope, T sign) {
   const T scaled = slope * value;
   return sign < 0 ? scaled : value;
 }
 
-// A triangle of lu for few rows.
+// A triangle of lu, for few rows.
 template <class T>
 Strict<T> strict(const at::Tensor& lu, Triangle triangle, double diagonal) {
   return {read<T>(lu), lu.size(0), triangle, static_cast<T>(diagonal)};
 }
 
-// Both triangles of lu made ready for tiles.
+// Both triangles of lu, prepared for tiles.
 template <class T>
 struct Factors {
   Triangular<T> lower, upper;

@@ -11,7 +11,7 @@
 namespace invcap::cpu {
 namespace {
 
-// A layer in the accumulation type. `slope`: of the direction that is run.
+// A layer in the accumulation type; `slope` is that of the direction that is computed.
 template <class T>
 struct Layer {
   at::Tensor lu, bias;
@@ -29,7 +29,7 @@ struct Layer {
   T undo(T y, T b) const { return leaky(y, slope, y) - b; }
 };
 
-// A few rows through a layer; the way leads through h.
+// Computes a layer for a few rows, and h.
 template <class T>
 at::Tensor run_few(const Layer<T>& layer, bool inverse, const at::Tensor& input,
                    const at::Tensor& h) {
@@ -58,7 +58,7 @@ at::Tensor run_few(const Layer<T>& layer, bool inverse, const at::Tensor& input,
   return output;
 }
 
-// A tile through a layer, in place; calls at_h() where it is h or, of the inverse, -h.
+// Computes a layer for a tile, in place; calls at_h() when the tile holds h, or -h in the inverse.
 template <class T, class AtH>
 void run_tile(const Layer<T>& layer, const Factors<T>& factors, bool inverse, View<T> tile,
               int64_t width, const AtH& at_h) {
@@ -77,7 +77,7 @@ void run_tile(const Layer<T>& layer, const Factors<T>& factors, bool inverse, Vi
   }
 }
 
-// Runs rows through layers, or back through them; keeps the last h in `h`, if there is one.
+// Computes layers, or their inverses, for rows; writes the last h to `h`, if it is defined.
 template <class T>
 at::Tensor run(const at::Tensor& input, const std::vector<Layer<T>>& layers, bool inverse,
                const at::Tensor& h = {}) {

@@ -1,8 +1,8 @@
 // The layer y = leaky_relu(L U x + b) on a CPU: forward, inverse and both backward passes.
 //
-// Packed storage as LAPACK's getrf has it: the strict lower triangle of `lu` is L's, the strict
-// upper triangle U's, and both diagonals are the constant `diagonal`. x, y, h and their gradients
-// are (rows, n), contiguous, of lu's dtype. float16 and bfloat16 are computed in float32.
+// Packed storage as in LAPACK's getrf: the strict lower triangle of `lu` is L's, the strict upper
+// triangle U's, and both diagonals are the constant `diagonal`. x, y, h and their gradients are
+// (rows, n), contiguous, of lu's dtype. float16 and bfloat16 are computed in float32.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,7 +24,7 @@ std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const a
                                                     double diagonal, double negative_slope);
 
 // gz = m gy, gh = gz L; returns (gx, glu, gb) = (gh U, strict_lower(gz^T h) + strict_upper(gh^T x),
-// sum gz), where m is 1 or, where y < 0, negative_slope.
+// sum gz), where m is negative_slope if y < 0, else 1.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
     const at::Tensor& lu, double diagonal, double negative_slope);
@@ -35,7 +35,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
     const at::Tensor& gx, const at::Tensor& x, const at::Tensor& y, const at::Tensor& h,
     const at::Tensor& lu, double diagonal, double negative_slope);
 
-// All layers, or back through their inverses; nothing is kept on the way.
+// All layers, or all their inverses; no intermediate results are kept.
 at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor>& lu,
                             const std::vector<std::optional<at::Tensor>>& bias,
                             const std::vector<double>& diagonals,

@@ -13,12 +13,12 @@
 namespace invcap::cpu {
 namespace {
 
-// At most so many rows go back as rows: with more, turning lu around for tiles is worth it.
+// The largest batch that is processed as rows: for more, transposing lu for tiles is worth it.
 constexpr int64_t kMostAsRows = 64;
 
-// What a backward pass works with: the transpose of lu, and gz and gh as columns, (n, rows), with
-// room for what a last tile has too much. A thread keeps the memory for its next call, if it is not
-// much: the system takes longer to find it than a small product takes.
+// Memory of a backward pass: the transpose of lu, and gz and gh as columns, (n, rows), padded for
+// the last tile. A thread keeps small memory for its next call, since allocating it takes longer
+// than a small product.
 template <class T>
 struct Workspace {
   static constexpr int64_t kKept = int64_t{1} << 22;
@@ -36,11 +36,11 @@ struct Workspace {
     gh = {gz.row(n), stride};
   }
 
-  // The next odd number of cache lines of 16 numbers.
+  // Rounds up to an odd number of cache lines of 16 numbers.
   static int64_t odd_lines(int64_t numbers) { return ((numbers + 15) / 16 | 1) * 16; }
 };
 
-// What a backward pass is from, and where the gradient of its input goes.
+// The inputs of a backward pass, and where the gradient in its input is written.
 template <class T>
 struct Pass {
   at::Tensor lu;
@@ -51,7 +51,7 @@ struct Pass {
   View<const T> grad, y;
   View<T> input_grad;
 
-  // The way of one row's gradient back through the activation.
+  // The activation's backward pass for one row.
   void through(int64_t row, const T* from, T* to) const {
     const T *signs = y.row(row), s = slope;
     const int64_t n = y.stride;
@@ -59,7 +59,7 @@ struct Pass {
   }
 };
 
-// Writes gz and gh or, of the inverse, -gh.
+// Writes gz and gh, or -gh for the inverse.
 template <class T>
 void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> all_gh) {
   const int64_t n = pass.lu.size(0);
@@ -83,7 +83,7 @@ void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> a
         pass.through(row, pass.input_grad.row(row), pass.input_grad.row(row));
       }
     } else {
-      // The rows of the result have room for those of gz, until they are known themselves.
+      // The memory of the result holds gz until the result is computed.
       for (int64_t row = tile.begin; row < tile.begin + tile.size; ++row) {
         pass.through(row, pass.grad.row(row), pass.input_grad.row(row));
       }
@@ -97,7 +97,7 @@ void backward_tiles(const Pass<T>& pass, View<T> lu_t, View<T> all_gz, View<T> a
   });
 }
 
-// Not many rows, that stay rows while they go back: writes gz and gh.
+// For up to kMostAsRows rows, which are not transposed: writes gz and gh.
 template <class T>
 void backward_rows(const Pass<T>& pass, View<T> all_gz, View<T> all_gh) {
   const int64_t n = pass.lu.size(0);
@@ -113,7 +113,7 @@ void backward_rows(const Pass<T>& pass, View<T> all_gz, View<T> all_gh) {
   transpose<T>(pass.rows, n, gh, all_gh);
 }
 
-// A few rows, that stay rows: writes gz and gh, (rows, n).
+// For few rows (few_rows.h): writes gz and gh, (rows, n).
 template <class T>
 void backward_few(const Pass<T>& pass, View<T> gz, View<T> gh) {
   const auto lower = strict<T>(pass.lu, Triangle::lower, pass.diagonal);
@@ -153,7 +153,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
                        read<T>(grad_wide),
                        read<T>(y_wide),
                        write<T>(input_grad)};
-    // Of the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
+    // For the inverse, -(strict_lower(gz^T h) + strict_upper(gh^T x)) and -sum gz.
     const T sign = inverse ? -1 : 1;
     at::Tensor glu, gb;
     if (is_few(rows)) {

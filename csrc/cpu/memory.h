@@ -1,5 +1,5 @@
-// Memory that starts on a cache line: what a library's products round may depend on where in one
-// their operands lie, and the same batch shall give the same bits each time.
+// Memory aligned to cache lines: rounding in a library's products may depend on the alignment of
+// the operands, and the same batch should always give the same bits.
 #pragma once
 
 #include <cstddef>

@@ -7,13 +7,13 @@
 namespace invcap::cpu {
 namespace {
 
-// The micro-kernels add up so many products in one float32 before they go to the others.
+// Number of products that the micro-kernels sum in one float32.
 constexpr int64_t kInner = 512;
 
 template <class T>
 void by_aten(int64_t rows, int64_t columns, int64_t inner, View<const T> a, View<const T> b,
              View<T> out, bool add) {
-  at::AutoDispatchBelowAutograd guard;  // worker threads start above it
+  at::AutoDispatchBelowAutograd guard;  // thread-local: worker threads start without it
   const auto tensor = [](auto view, int64_t height, int64_t width) {
     auto* data = const_cast<T*>(view.data);
     return at::from_blob(data, {height, width}, {view.stride, 1},
@@ -27,7 +27,7 @@ void by_aten(int64_t rows, int64_t columns, int64_t inner, View<const T> a, View
 #ifdef CPUBLAS_BRGEMM_F32F32F32
 using at::native::cpublas::brgemm;
 
-// Whether this processor has it, and the user lets torch use oneDNN.
+// Whether this processor has them, and the user allows oneDNN in torch.
 bool has_brgemm() {
   if (!at::globalContext().userEnabledMkldnn()) return false;
   static const bool works = [] {

@@ -1,5 +1,5 @@
-// Products of row-major matrices, by the micro-kernels of oneDNN that torch exports or, where there
-// are none, by ATen. The only file that multiplies matrices.
+// Products of row-major matrices, by oneDNN's micro-kernels, which torch exports, or else by ATen.
+// The only file that multiplies matrices.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 namespace invcap::cpu {
 
-// A row-major matrix in someone else's memory.
+// A row-major matrix, a view of memory that it does not own.
 template <class T>
 struct View {
   T* data;
@@ -25,8 +25,8 @@ void copy_rows(View<const T> from, int64_t rows, int64_t columns, View<T> to) {
 }
 
 // out = a b or, with `add`, out += a b; a: (rows, inner), b: (inner, columns), out: (rows,
-// columns). Calls may come from many threads. Fast for a's rows anywhere, and for b's rows next to
-// each other or an odd number of cache lines apart.
+// columns). Thread-safe. Fast for any stride of a; b should be contiguous, or its rows an odd
+// number of cache lines apart.
 void product(int64_t rows, int64_t columns, int64_t inner, View<const float> a, View<const float> b,
              View<float> out, bool add);
 void product(int64_t rows, int64_t columns, int64_t inner, View<const double> a,

@@ -22,7 +22,7 @@ void multiply_rows(const Triangular<T>& t, View<const T> rows, View<T> out, int6
               /*add=*/true);
     }
   };
-  // Every thread has as many blocks from the one end as from the other.
+  // Every thread gets equally many blocks from both ends.
   const int64_t half = (blocks + 1) / 2;
   at::parallel_for(0, half, 1, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {

@@ -1,8 +1,8 @@
-// Products of rows that stay rows with a triangular matrix: rows t.
+// Products of rows with a triangular matrix, rows t, without transposing the rows.
 //
-// For so few rows that turning the matrix around, as tiles need it for a transpose, costs as much
-// as the product: here t is the right operand, as it lies in `lu`. Columns J of the result need
-// those rows I of t that the triangle has beside J, I > J (lower) or I < J (upper):
+// For batches so small that transposing the matrix for tiles would cost as much as the product.
+// Here t is the right operand, as stored in `lu`. Columns J of the result need, beside t[J, J],
+// the rows I of t with I > J (lower) or I < J (upper):
 //
 //     (b t)[:, J] = b[:, J] t[J, J] + b[:, I] t[I, J]
 #pragma once

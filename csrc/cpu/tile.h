@@ -1,4 +1,4 @@
-// Rows of a batch as the columns of a tile, and back.
+// Tiles: transposes rows of a batch to columns, and back.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -13,14 +13,14 @@
 
 namespace invcap::cpu {
 
-// `size` rows of a batch, from `begin` on, as columns; `width` with the padding.
+// `size` rows of a batch from `begin` on, as columns; `width` includes padding.
 struct Tile {
   int64_t begin, size, width;
 };
 
-// Calls work(tile, columns) for all rows on all threads, with room for the tile's columns, (n,
-// width). Tiles have one width, a multiple of 8, and as many as there are threads, or a multiple of
-// that, are filled evenly.
+// Calls work(tile, columns) for all rows on all threads, with memory for the tile's columns, (n,
+// width). All tiles have one width, a multiple of 8; their number is a multiple of that of threads,
+// and rows are distributed evenly.
 template <class T, class Work>
 void for_tiles(int64_t rows, int64_t n, const Work& work) {
   const int64_t threads = at::get_num_threads();
@@ -60,11 +60,11 @@ void transpose_four(View<const T> from, View<T> out) {
   std::memcpy(out.row(3), &d, sizeof(Four));
 }
 
-// out[j, i] = from[i, j] for i < rows, j < columns. Fastest where out's rows lie an odd number of
-// cache lines apart, so that they do not meet in one set of a cache.
+// out[j, i] = from[i, j] for i < rows, j < columns. Fastest if out's rows are an odd number of
+// cache lines apart, so that they do not map to the same set of a cache.
 template <class T>
 void transpose(int64_t rows, int64_t columns, View<const T> from, View<T> out) {
-  constexpr int64_t kSpan = 64;  // rows of out at a time: as many pages as a processor knows
+  constexpr int64_t kSpan = 64;  // rows of out at a time: their pages fit in the TLB
   for (int64_t span = 0; span < columns; span += kSpan) {
     const int64_t end = std::min(span + kSpan, columns);
     for (int64_t i = 0; i < rows; i += 8) {
@@ -84,7 +84,7 @@ void transpose(int64_t rows, int64_t columns, View<const T> from, View<T> out) {
   }
 }
 
-// Reads the rows of a tile as columns, (n, width); zero where it is padded.
+// Reads the rows of a tile as columns, (n, width), padded with zeros.
 template <class T>
 void load(const Tile& tile, int64_t n, View<const T> from, View<T> out) {
   transpose<T>(tile.size, n, from.at(tile.begin), out);

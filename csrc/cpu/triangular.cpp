@@ -8,8 +8,8 @@
 namespace invcap::cpu {
 namespace {
 
-// Wide enough for a product to run at full speed, narrow enough to leave little of the zero half
-// inside the diagonal blocks. Measured best of 32, 64 and 128 at n = 384, 768 and 1024.
+// Large enough for a product to run at full speed, small enough to skip most of the zero half.
+// Measured best of 32, 64 and 128 at n = 384, 768 and 1024.
 constexpr int64_t kBlock = 32;
 
 template <class T>
@@ -23,8 +23,8 @@ void copy(View<const T> t, int64_t size, Triangle triangle, double diagonal, Vie
 }
 
 // out = -t^-1 by forward substitution, row by row: t[i, i] t^-1[i] = e_i - sum over k < i of
-// t[i, k] t^-1[k]; an upper triangle is a lower one's transpose. In float64: as accurate as the
-// rest of a solve however a block is conditioned.
+// t[i, k] t^-1[k]; an upper triangle is a lower one's transpose. In float64, so that even the
+// inverse of an ill-conditioned block is as accurate as the rest of a solve.
 template <class T>
 void invert(View<const T> t, int64_t size, Triangle triangle, double diagonal, View<T> out) {
   const bool lower = triangle == Triangle::lower;
@@ -57,8 +57,8 @@ Triangular<T> prepare(const at::Tensor& matrix, Triangle triangle, double diagon
   return {source, n, triangle, blocks};
 }
 
-// Calls work(begin, size, diagonal block, first row that it is coupled to, how many), in an order
-// in which a block comes after those that it is coupled to, or before them.
+// Calls work(begin, size, diagonal block, first row that it depends on, number of these rows), for
+// blocks in an order in which each comes after those that it depends on, or before them.
 template <class T, class Work>
 void for_blocks(const Triangular<T>& t, bool after, const Work& work) {
   const T* diagonal = t.blocks.template const_data_ptr<T>();

@@ -1,13 +1,12 @@
-// Products and solves with one triangular matrix t, on tiles of rows that stand as columns.
+// Products and solves with one triangular matrix t, on tiles, whose columns are rows of the batch.
 //
-// A tile is (n, width): then t, as it lies in `lu`, is the left operand of every product, and
-// nothing of it is packed. Block row I of t b needs, beside b's own rows I, those rows J that the
-// triangle couples to them, J < I (lower) or J > I (upper):
+// A tile is (n, width), so that t, as stored in `lu`, is the left operand of every product, without
+// packing. Block row I of t b depends on b's rows I and on its rows J < I (lower) or J > I (upper):
 //
 //     (t b)[I] = t[I, I] b[I] + sum over J of t[I, J] b[J]
 //
-// A solve is the same with the J that are already solved moved to the other side and t[I, I]
-// inverted beforehand, so that it, too, is nothing but matrix products.
+// A solve subtracts the same sum over solved J, then multiplies by the inverse of t[I, I], which is
+// computed beforehand. So it consists of matrix products only.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,7 +15,7 @@
 
 namespace invcap::cpu {
 
-// Columns of a tile, at most: more of them fit into no cache together with what they meet.
+// The largest width of a tile: wider ones do not fit into a cache with their operands.
 constexpr int64_t kMostColumns = 32;
 
 enum class Triangle { lower, upper };
@@ -37,12 +36,12 @@ Triangular<T> factor(const at::Tensor& matrix, Triangle triangle, double diagona
 template <class T>
 Triangular<T> inverted_factor(const at::Tensor& matrix, Triangle triangle, double diagonal);
 
-// b = t b, in place: a block is done before those that it is coupled to. b: (n, width). Cost:
+// b = t b, in place: a block is computed before those that it depends on. b: (n, width). Cost:
 // n^2 width flops, half of a dense product.
 template <class T>
 void multiply(const Triangular<T>& t, View<T> b, int64_t width);
 
-// b = -t^-1 b with an inverted factor: minus, so that its products are added. Cost: as multiply.
+// b = -t^-1 b with an inverted factor; the sign makes all products additions. Cost: as multiply.
 template <class T>
 void solve(const Triangular<T>& t, View<T> b, int64_t width);
 

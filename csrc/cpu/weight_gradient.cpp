@@ -10,12 +10,12 @@
 namespace invcap::cpu {
 namespace {
 
-// The side of blocks on the diagonal, of which half is in vain.
+// Size of blocks on the diagonal, half of which is computed but not used.
 constexpr int64_t kBlock = 32;
-// Rows of the batch at a time, and columns times rows of what then stays in the nearest caches.
+// Rows of the batch at a time, and columns times rows of a panel that stays in the L1 and L2 cache.
 constexpr int64_t kRows = 512, kPanel = kRows * kBlock;
 
-// As wide as is good for the caches, but several for each thread.
+// As wide as the caches allow, but with several panels for each thread.
 int64_t panel_width(int64_t n, int64_t rows) {
   const int64_t most = std::min(kPanel / std::min(rows, kRows), n / (2 * at::get_num_threads()));
   return std::max<int64_t>(1, most / kBlock) * kBlock;

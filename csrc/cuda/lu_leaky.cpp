@@ -29,12 +29,11 @@ at::TensorOptions wide_options(const at::Tensor& a) {
   return a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
 }
 
-// Where the inverted diagonal blocks of these weights lie from one call to the next. They are
-// compared with the weights before each use (invert_blocks.cuh), so that whatever lies here is
-// never wrong, only in vain. A graph that is being captured gets a place of its own, since it
-// outlives this one.
+// A cache of the inverted diagonal blocks of weights. They are compared with the weights before
+// each use (invert_blocks.cuh), so a stale entry costs time but gives no wrong result. A graph that
+// is being captured gets memory of its own, since it may outlive the entry.
 at::Tensor inverse_of(const at::Tensor& lu, const Problem& problem, double diagonal) {
-  constexpr size_t kMost = 128;  // beyond which all are forgotten
+  constexpr size_t kMost = 128;  // entries, after which the cache is cleared
   using Key = std::tuple<void*, int, Scalar, double, void*, int>;
   static std::mutex mutex;
   static auto& places = *new std::map<Key, at::Tensor>;  // outlives the CUDA context

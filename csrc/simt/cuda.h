@@ -1,4 +1,4 @@
-// What nvcc declares by itself, for g++: the words of CUDA C++ that the kernels use.
+// The keywords and functions of CUDA C++ that the kernels use, for g++.
 #pragma once
 
 #include <bit>

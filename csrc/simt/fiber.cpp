@@ -14,7 +14,7 @@
 #error "simt::Fiber switches stacks with x86-64 instructions"
 #endif
 
-// Saves the registers that a call preserves on this stack, and goes on where `load` was saved.
+// Pushes the callee-saved registers onto this stack, and continues where `load` was saved.
 extern "C" void simt_switch(void** save, void* load);
 asm(R"(
 .text
@@ -48,7 +48,7 @@ constexpr int kSavedRegisters = 6;
 Fiber* running = nullptr;
 void* outside = nullptr;  // the stack pointer of resume()'s caller
 
-// AddressSanitizer wants to know of every change of stack.
+// AddressSanitizer must be told of every change of stack.
 struct Stack {
   const void* bottom = nullptr;
   size_t bytes = 0;

@@ -1,4 +1,4 @@
-// A fiber: a stack of its own whose code runs until it suspends itself. x86-64 only.
+// A fiber: code with its own stack, which runs until it suspends itself. x86-64 only.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // The next resume() calls `entry` on a fresh stack; whatever ran on the old one is forgotten.
+  // The next resume() calls `entry` on an empty stack; what ran before is discarded.
   void start(void (*entry)());
   // Runs the fiber until it suspends. Called from outside of any fiber.
   void resume();

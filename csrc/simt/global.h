@@ -1,5 +1,5 @@
-// Global memory between the blocks of a launch. On a GPU they run side by side, so each block here
-// finds tracked memory as the launch found it, and no byte may be changed by two of them.
+// Checks global memory for races between the blocks of a launch. On a GPU they run concurrently, so
+// each block here sees tracked memory as it was before the launch, and no two may change one byte.
 #pragma once
 
 #include <cstddef>
@@ -17,9 +17,9 @@ inline std::vector<Region> tracked;
 class GlobalWrites {
  public:
   GlobalWrites();
-  // Takes a block's changes away from the next. Returns false where another block made them, too.
+  // Hides a block's changes from the next. Returns false if another block changed the same bytes.
   bool take_block();
-  // All blocks' changes together.
+  // Applies the changes of all blocks.
   void give_back() const;
 
  private:

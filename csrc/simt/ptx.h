@@ -1,4 +1,4 @@
-// Host twins of the instructions in cuda/ptx.cuh, under the same names.
+// CPU versions of the instructions in cuda/ptx.cuh, under the same names.
 #pragma once
 
 #include <cstring>
@@ -20,8 +20,8 @@ void wait_for_copies(Site site = Site::current()) {
   simt::wait_for_copies(kInFlight, site);
 }
 
-// Terms summed as a tensor core of sm_80 does it: each is cut off beyond 24 bits below the leading
-// one of the largest, and their sum to the 24 bits of a float32. (sm_90 keeps one bit more.)
+// Sums terms as a tensor core of sm_80: each is truncated at 24 bits below the leading bit of the
+// largest, and the sum is truncated to the 24 bits of a float32. (sm_90 keeps one bit more.)
 template <size_t kTerms>
 double truncated_sum(const double (&terms)[kTerms]) {
   double most = 0, plain = 0;
@@ -37,8 +37,8 @@ double truncated_sum(const double (&terms)[kTerms]) {
   return std::bit_cast<double>(std::bit_cast<uint64_t>(sum / scale) & ~uint64_t{0x1fffffff});
 }
 
-// D += A B of a warp; the fragments lie in the lanes as the PTX manual draws them. Half of the
-// depth is summed at once.
+// D += A B of a warp, with the lanes' fragments as in the PTX manual. Half of the depth is summed
+// at once.
 template <class Operand, int kDepth>
 void matrix_multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site) {
   struct Lane {
@@ -123,7 +123,7 @@ inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], _
   matrix_multiply_add<F16Operand, 16>(d, a, b, site);
 }
 
-// Arrays of shared memory, one behind the other.
+// Consecutive arrays in shared memory.
 class SharedArrays {
  public:
   template <class T>

@@ -34,7 +34,7 @@ void Records::fetch(const void* from, size_t bytes) {
 void Records::write(unsigned thread, Site site, size_t begin, size_t bytes) {
   const std::string_view path = site.file_name();
   const Place place{path.substr(path.rfind('/') + 1), site.line(), site.column()};
-  // A warp's access is cut into parts of at most 128 bytes.
+  // A warp's access is split into parts of at most 128 bytes.
   const auto part = thread / static_cast<unsigned>(std::min<size_t>(kWarp, kLine / bytes));
   auto& words = words_[{place, blocks.size(), part, occurrences_[{place, thread}]++}];
   for (size_t byte = begin; byte < begin + bytes; byte += 4) words.insert(byte / 4);

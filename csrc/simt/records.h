@@ -1,5 +1,5 @@
-// What the blocks of launches did, for tests of how work and traffic are shared out. Kept while
-// `active`; a test starts it and reads it.
+// Records the memory accesses of launches, for tests of how work and traffic are distributed. A
+// test starts it and reads it; it records while `active`.
 #pragma once
 
 #include <cstddef>
@@ -22,13 +22,13 @@ struct BlockRecord {
   int64_t fetched;  // bytes of asynchronous copies that the cache did not hold
 };
 
-// Blocks run one after another, so a block's neighbours in the cache are those that ran before it.
+// A simulated L2 cache. Blocks run one after another, so it holds data of the blocks before.
 class Records {
  public:
   bool active = false;
   std::vector<BlockRecord> blocks;
 
-  // Forgets everything; from now on the cache holds this many bytes.
+  // Clears everything; the cache then holds this many bytes.
   void start(size_t cache_bytes);
   void start_launch() { ++launches_; }
   void start_block(Dim index);

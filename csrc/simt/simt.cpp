@@ -41,8 +41,8 @@ struct Warp {
   std::array<void*, kWarp> lanes{};
 };
 
-// A touch of shared memory: after how many barriers (an epoch), and the thread, counted from 1. A
-// later touch is a larger number; 0 is none.
+// An access to shared memory as one number: the barriers passed before (the epoch) and the thread,
+// counted from 1. Later accesses are larger; 0 is none.
 using Touch = uint32_t;
 constexpr Touch kThread = 0x7ff, kInFlight = 0x800, kEpoch = 0x1000;
 constexpr Touch kMany = kThread;  // more than one thread
@@ -114,7 +114,7 @@ void run_thread() {
 bool in_this_epoch(Touch touch) { return touch >= block.epoch && touch; }
 bool by_another(Touch touch) { return (touch & kThread) != current() + 1; }
 
-// What an access makes of one cell; fails where it may not be.
+// The state of one cell after an access; throws a Fault if the access is not allowed.
 Cell after_read(Cell cell, Site site) {
   if (cell.write & kInFlight) fail("read of the destination of a copy in flight", site);
   if (!cell.write) fail("read of shared memory that nobody wrote", site);
@@ -136,7 +136,7 @@ Cell after_write(Cell cell, Site site) {
   return {touch_now(), cell.read};
 }
 
-// Applies `after` to the cells of an access; to one for all, if all are the same.
+// Applies `after` to the cells of an access; only once if all are equal.
 template <size_t kBytes, class After>
 void touch(size_t begin, const char* access, Site site, const After& after) {
   if (begin + kBytes > block.shared.size()) {
@@ -158,8 +158,8 @@ void touch(size_t begin, const char* access, Site site, const After& after) {
   std::memcpy(static_cast<void*>(place), &cells, sizeof(cells));
 }
 
-// Runs the ready lanes of a warp again and again until none is left; a random order may leave
-// early. Returns whether anything ran.
+// Runs the ready lanes of a warp until none is left; a random order may stop earlier. Returns
+// whether anything ran.
 bool run_warp(unsigned warp, std::mt19937_64& random) {
   const unsigned first = warp * kWarp;
   std::vector<unsigned> lanes(std::min<unsigned>(kWarp, block.size - first));

@@ -1,16 +1,16 @@
-// Runs CUDA kernels on a CPU, under a scheduler that is free to be hostile. For tests only.
+// Runs CUDA kernels on a CPU, with a scheduler that may choose unfavourable orders. For tests only.
 //
-// Blocks run one after another. Every thread of a block is a fiber that runs until it meets a
-// barrier or a warp collective, so the outcome of a correct kernel cannot depend on `Order`.
-// Whatever the CUDA programming model leaves undefined ends the launch with a Fault that says what
-// happened, to which thread, where:
+// Blocks run one after another. Every thread of a block is a fiber that runs until it reaches a
+// barrier or a warp collective, so the result of a correct kernel does not depend on `Order`.
+// Undefined behaviour in the CUDA programming model ends the launch with a Fault, which names the
+// error, the thread and the line:
 //   - threads waiting at different barriers, or at one that an exited thread never reaches;
-//   - a warp collective whose mask differs between lanes, leaves out its caller or waits for ever;
-//   - shared memory (shared.h): out of bounds, read before anybody wrote it, or touched by two
-//     threads, one of them writing, with no barrier between them;
-//   - an asynchronous copy whose destination is touched, or whose thread exits, before its wait;
+//   - a warp collective whose mask differs between lanes, excludes its caller or is never complete;
+//   - shared memory (shared.h): out of bounds, read before it is written, or accessed by two
+//     threads, one of them writing, without a barrier between them;
+//   - an asynchronous copy whose destination is accessed, or whose thread exits, before its wait;
 //   - tracked global memory (global.h) that two blocks of one launch change;
-//   - a launch of more threads, blocks or shared memory than there may be.
+//   - a launch with too many threads, too many blocks or too much shared memory.
 #pragma once
 
 #include <array>
@@ -28,9 +28,9 @@ enum class Order { ascending, descending, random, warp_ahead };
 struct Settings {
   Order order = Order::ascending;
   uint64_t seed = 0;
-  size_t shared_limit = 227 << 10;  // bytes a block may have
+  size_t shared_limit = 227 << 10;  // bytes per block
   int processors = 132;
-  // The barrier, or wait for copies, in this line does nothing, as if it were not there.
+  // The barrier, or wait for copies, in this line does nothing.
   std::string ignored_file = {};
   unsigned ignored_line = 0;
 };
@@ -50,7 +50,7 @@ constexpr int kWarp = 32;
 // Runs `thread` as every thread of every block; throws Fault. Threads are one-dimensional.
 void launch(Dim grid, unsigned threads, size_t shared_bytes, const std::function<void()>& thread);
 
-// ---- What a running thread may ask and do.
+// ---- Functions for a running thread.
 
 struct Position {
   Dim thread{0, 0, 0}, block{0, 0, 0}, grid;
@@ -60,14 +60,14 @@ inline Dim thread_index() { return position.thread; }
 inline Dim block_index() { return position.block; }
 inline Dim grid_size() { return position.grid; }
 [[noreturn]] void fail(const std::string& what, Site site);
-// Returns whether any thread came with `vote`.
+// A barrier; returns whether any thread passed `vote`.
 bool barrier(Site site, bool vote = false);
 
 // Joins the collective of this warp; returns true in the lane that completes it.
 bool join(unsigned mask, void* lane, Site site);
-// The operands of the lanes that joined, by lane.
+// The operands of the lanes that have joined, by lane.
 const std::array<void*, kWarp>& joined();
-// Lets the lanes of a complete collective go on; waits for that.
+// Releases the lanes of a complete collective, or waits for the release.
 void finish();
 void wait_for_warp();
 
