@@ -1,7 +1,7 @@
-"""Pictures of shapes by another hand than `invcap.data.shapes`, as a user might make them.
+"""Images of shapes in another style than `invcap.data.shapes`, as a user might draw them.
 
-Masks are formulas on a pixel grid, edges are soft, colours are a little off, and nothing lies
-exactly where the embedded data has it.
+Shapes are formulas on a pixel grid, edges are soft, and colours and places differ a little from the
+embedded data.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def draw_by_hand(scene: Scene, side: int, seed: int) -> Image.Image:
 
 
 def side_of(place: str, before: str, after: str) -> int:
-    """-1, 0 or 1: whether a place names one side, neither or the other."""
+    """-1 if a place names the one side, 1 if it names the other, else 0."""
     return (after in place) - (before in place)
 
 

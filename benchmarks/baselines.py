@@ -32,7 +32,7 @@ class Map:
     """A fitted map of rows to rows.
 
     Attributes:
-        numbers: that were learned, or kept.
+        numbers: how many numbers it has learned or keeps.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -40,14 +40,14 @@ class Map:
 
 
 def ridge(x: Tensor, y: Tensor) -> Map:
-    """Linear regression with the best of some penalties."""
+    """Ridge regression with the best of several penalties."""
     penalties = [penalty * len(x) for penalty in PENALTIES]
     model = best([lambda p=p: Ridge(p) for p in penalties], x, y)
     return Map(lambda rows: predict(model, rows), x.shape[1] * y.shape[1])
 
 
 def kernel_ridge(x: Tensor, y: Tensor) -> Map:
-    """Regression with Gaussian kernels of twice the features as width, the best of penalties."""
+    """Kernel ridge regression with Gaussian kernels and the best of several penalties."""
     width = 0.5 / x.shape[1]
     model = best(
         [lambda p=p: KernelRidge(alpha=p, kernel="rbf", gamma=width) for p in PENALTIES], x, y
@@ -56,7 +56,7 @@ def kernel_ridge(x: Tensor, y: Tensor) -> Map:
 
 
 def procrustes(x: Tensor, y: Tensor) -> Map:
-    """The best rotation; the narrower side is filled with zeros."""
+    """The best rotation; the narrower side is padded with zeros."""
     features = max(x.shape[1], y.shape[1])
     padded = [np.pad(rows.numpy(), ((0, 0), (0, features - rows.shape[1]))) for rows in (x, y)]
     rotation, _ = orthogonal_procrustes(*padded)
@@ -65,7 +65,7 @@ def procrustes(x: Tensor, y: Tensor) -> Map:
 
 
 def mlp(x: Tensor, y: Tensor) -> Map:
-    """Two hidden layers, stopped early on a tenth of the rows."""
+    """A perceptron with two hidden layers, and early stopping on a tenth of the rows."""
     model = MLPRegressor(
         hidden_layer_sizes=(HIDDEN, HIDDEN), early_stopping=True, random_state=0, max_iter=60
     )
@@ -75,9 +75,9 @@ def mlp(x: Tensor, y: Tensor) -> Map:
 
 
 def best(candidates: list[Callable[[], Ridge | KernelRidge]], x: Tensor, y: Tensor):
-    """The candidate with the least error on every tenth block of rows, fitted to all.
+    """The candidate with the smallest error on every tenth block of rows, fitted to all rows.
 
-    Blocks, since neighbours are often drawings of one series.
+    Whole blocks are left out, since neighbouring images are often of one series.
     """
     apart = torch.arange(len(x)) // BLOCK % 10 == 9
 
@@ -93,7 +93,7 @@ def predict(model: Ridge | KernelRidge | MLPRegressor, rows: Tensor) -> Tensor:
 
 
 class CouplingNetwork(nn.Module):
-    """An invertible network of coupling layers, called as an `InvertibleNetwork` is."""
+    """An invertible network of coupling layers, with the interface of an `InvertibleNetwork`."""
 
     def __init__(self, features: int, depth: int) -> None:
         super().__init__()

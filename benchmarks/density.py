@@ -3,9 +3,9 @@
     python benchmarks/density.py --output docs/flows
 
 Toys in two dimensions, and scikit-learn's 8 x 8 digits with uniform noise added to their integers.
-Every method gets the same rows, epochs, batches and learning-rate schedule; kept are the weights of
-the best epoch on validation rows, and reported is the log-likelihood of test rows. Seconds of
-training are processor time; inverses of all methods are timed in turns, without gradients.
+Every method gets the same rows, epochs, batches and learning-rate schedule. The weights of the best
+epoch on validation rows are kept, and the log-likelihood of test rows is reported. Training times
+are processor time; inverses of all methods are timed in turns, without gradients.
 """
 
 import json
@@ -115,7 +115,7 @@ DATA: dict[str, Callable[[], Data]] = {
 
 
 def optimizers(density: nn.Module, method: Method) -> list[torch.optim.Optimizer]:
-    """AdamW; Muon on the triangles of the methods that say so."""
+    """AdamW, and Muon on the triangles of methods with a `triangle_lr`."""
     triangles = [p for name, p in density.named_parameters() if name.endswith("lu")]
     others = [p for name, p in density.named_parameters() if not name.endswith("lu")]
     if method.triangle_lr is None:

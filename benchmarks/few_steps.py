@@ -64,14 +64,14 @@ Result = dict[str, Any]
 
 @dataclass
 class Found:
-    """What a method gives for some pictures, and what that took.
+    """The results of a method for some pictures, and their costs.
 
     Attributes:
-        conditioning: of a prompt for each picture.
-        prompts: sentences, if that is what is judged.
-        gradients, forwards: UNet evaluations a picture, with gradient and without.
-        at, held_out: evaluations with gradient at each measurement of the bound on the noise
-            samples of the pictures' own seeds, and those bounds (len(at), P).
+        conditioning: that of a prompt for each picture.
+        prompts: sentences, if these are judged.
+        gradients, forwards: UNet evaluations per picture, with gradient and without.
+        at, held_out: evaluations with gradient before each measurement of the held-out bound, and
+            these bounds (len(at), P), on noise samples from the pictures' seeds.
     """
 
     conditioning: Conditioning
@@ -106,13 +106,13 @@ Method = Callable[[Problem], Found]
 def in_words(
     problem: Problem, prompts: list[str], gradients: int = 0, forwards: float = 0
 ) -> Found:
-    """What a method found that ends with sentences."""
+    """The results of a method that finds sentences."""
     conditioning = problem.pipeline.model.encode_prompts(prompts)
     return Found(conditioning, prompts, gradients, forwards)
 
 
 def own_caption(problem: Problem) -> Found:
-    """What the pictures were rendered from: an oracle."""
+    """The captions that the pictures were rendered from: an oracle."""
     return in_words(problem, [scene.caption() for scene in problem.scenes])
 
 
@@ -136,7 +136,7 @@ def papers_loop(problem: Problem) -> Found:
 def inverted(
     start: str, settings: InversionSettings | None = None, over: str = "hidden_states", **few: int
 ) -> Method:
-    """Gradient steps from a start, by default with the settings of a warm one, changed by `few`."""
+    """Gradient steps from a start, with the settings of a warm start, changed by `few`."""
 
     def method(problem: Problem) -> Found:
         pipeline = problem.pipeline
@@ -284,7 +284,7 @@ def run_chunk(problem: Problem, method: Method, path: Path) -> None:
 
 
 def summary(paths: Sequence[Path], scenes: Sequence[Scene]) -> Result:
-    """What a method came to over all of its pictures, which are the first of the scenes."""
+    """The results of a method over all its pictures, which are the first scenes."""
     files = [read_tensors(path) for path in paths]
     tensors = {key: [part[key] for part, _ in files] for key in files[0][0]}
     facts = [json.loads(metadata["facts"]) for _, metadata in files]
@@ -306,7 +306,7 @@ def summary(paths: Sequence[Path], scenes: Sequence[Scene]) -> Result:
 
 
 def reach(results: dict[str, Result]) -> dict[str, Result]:
-    """For each method, evaluations to the bound that the paper's loop has in the end."""
+    """For each method, the evaluations until the final bound of the paper's loop is reached."""
     goals, found = np.array(results["paper's loop"]["held_out"][-1]), {}
     for name, result in results.items():
         if len(result["at"]) > 1:

@@ -2,8 +2,8 @@
 
     python benchmarks/large_data.py --work runs/large --output docs/large_data
 
-Pairs are synthetic: embeddings are a mixture of latents. Peaks are of processes of their own; steps
-from disk and from memory are timed in turns.
+Pairs are synthetic: embeddings are a mixture of latents. Each peak is that of a separate process;
+steps from disk and from memory are timed in turns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 
 def make_pairs(folder: Path, count: int) -> Pairs:
-    """Pairs on disk, written there the first time."""
+    """Pairs on disk, which are written at the first call."""
     generator = np.random.default_rng(0)
 
     def table(part: range) -> pa.Table:
@@ -59,7 +59,7 @@ def make_pairs(folder: Path, count: int) -> Pairs:
 
 
 def train(pairs: Pairs, work: Path, steps: int) -> None:
-    """Trains a network of the default depth; statistics are those of few rows."""
+    """Trains a network of the default depth, with statistics from a few rows."""
     some = torch.arange(min(20_000, len(pairs.names)))
     scalers = [Scaler.of(rows[some]) for rows in (pairs.latents, pairs.embeddings)]
     shutil.rmtree(work, ignore_errors=True)
@@ -82,7 +82,7 @@ def peak_of_training(count: Count, work: Path, result: Path) -> None:
 
 @app.command(hidden=True)
 def peak_of_encoding(count: Count, work: Path, result: Path) -> None:
-    """Writes the peak of resident memory, bytes, of encoding so many of the images."""
+    """Writes the peak of resident memory, bytes, of encoding the first `count` images."""
     source = load_examples(str(work / "images"))
     source.examples = source.examples[:count]
     source.identity = str(count)
@@ -100,7 +100,7 @@ def peak_of_encoding(count: Count, work: Path, result: Path) -> None:
 
 
 def peak(command: str, count: int, work: Path) -> float:
-    """GiB that a command of this script has at its peak."""
+    """Peak memory of a command of this script, GiB."""
     result = work / "peak.json"
     subprocess.run([sys.executable, __file__, command, str(count), work, result], check=True)
     return read_json(result) / 2**30

@@ -2,9 +2,9 @@
 
     make bench        or        python benchmarks/layer_speed.py --output docs/layer_speed
 
-Every figure is a ratio to `nn.Linear` + leaky ReLU of the same n and batch, medians of calls taken
-in turns in one process, in float32 unless said otherwise. nflows, normflows and zuko are called as
-their users call them.
+Every figure is a ratio to `nn.Linear` + leaky ReLU of the same n and batch: medians of calls taken
+in turns in one process, in float32 unless said otherwise. nflows, normflows and zuko are used
+through their public interfaces.
 """
 
 import copy
@@ -47,13 +47,13 @@ Times = dict[str, float]
 
 
 def times(calls: dict[str, Call]) -> Times:
-    """Medians of as many rounds as fit into SECONDS, but 3 at least."""
+    """Medians of as many rounds as fit into SECONDS, at least 3."""
     once = sum(median_seconds(calls, rounds=1, warm_up=1).values())
     return median_seconds(calls, rounds=min(300, max(3, int(SECONDS / once))), warm_up=1)
 
 
 def cell(n: int, batch: int, best: Callable | None, dtype: torch.dtype = torch.float32) -> Times:
-    """Ratios of one layer, `best` being the dense product on the micro-kernels."""
+    """Ratios of one layer; `best` is the dense product on the micro-kernels."""
     torch.manual_seed(0)
     layer = InvertibleLinear(n, negative_slope=SLOPE, dtype=dtype)
     dense = dense_layers(n, dtype=dtype)
@@ -179,7 +179,7 @@ def growth() -> dict[str, dict[int, float]]:
 
 
 def slopes(grown: dict[str, dict[int, float]]) -> dict[str, float]:
-    """Powers with which the cost grows in the end: over the last three points of each."""
+    """Exponents of the cost's growth, from the last three points of each series."""
     return {
         name: float(np.polyfit(*np.log([[*points][-3:], [*points.values()][-3:]]), 1)[0])
         for name, points in grown.items()
@@ -211,7 +211,7 @@ def errors(n: int, batch: int) -> dict[str, float]:
 
 
 def peak_resident() -> int:
-    """Bytes; unlike `getrusage`'s, not those of the process that started this one."""
+    """Peak memory in bytes; unlike `getrusage`'s, without that of the parent process."""
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return 1024 * int(peak)
 
@@ -224,7 +224,7 @@ def peak_memory(kind: str) -> int:
         if kind == "dense"
         else InvertibleNetwork(MEMORY_SIZE, DEPTH, SLOPE, activations=kind)
     )
-    module(rows[:64]).sum().backward()  # loads code, and makes room for the weights' gradients
+    module(rows[:64]).sum().backward()  # loads code, and allocates the weights' gradients
     before = peak_resident()
     module(rows).sum().backward()
     return peak_resident() - before

@@ -1,4 +1,4 @@
-"""The invertible layer beside `nn.Linear` + leaky ReLU: the table that it is held to.
+"""Times of the invertible layer beside `nn.Linear` + leaky ReLU, as a table.
 
     python benchmarks/layer_table.py        (--help for other sizes, dtypes and ways)
 
@@ -22,7 +22,7 @@ COLUMNS = ("forward", "inverse", "step", "frozen inverse", "merged forward", "me
 
 
 def ratios(n: int, rows: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
-    """Times over a dense layer's, and `us`, the dense layer's forward pass in microseconds."""
+    """Ratios to a dense layer's times, and `us`, its forward pass in microseconds."""
     torch.manual_seed(0)
     network = InvertibleNetwork(n, 2, negative_slope=SLOPE, dtype=dtype)
     first = network.layers[0]
@@ -30,7 +30,7 @@ def ratios(n: int, rows: int, dtype: torch.dtype, seconds: float) -> dict[str, f
     frozen = copy.deepcopy(first).requires_grad_(False)
     dense = dense_layers(n, dtype=dtype)
     x = torch.randn(rows, n).to(dtype)
-    # No call follows one that has just read the same matrix.
+    # In this order, no call finds its matrix in the cache from the call before.
     calls = {
         "dense": value(dense, x),
         "inverse": value(first.inverse, x),

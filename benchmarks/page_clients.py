@@ -23,14 +23,14 @@ SETTLE = 5
 
 
 def trial(address: str, clients: int, seconds: float, seed: int = 0) -> Counter[str]:
-    """Lets clients work for some time, and counts what became of their jobs.
+    """Runs clients for some time, and counts the outcomes of their jobs.
 
     Args:
         address: of a page with a captioner.
 
     Returns:
-        How many were "done", "cancelled", "mixed up" (a result that is another's) and "lost"
-        (neither a result nor cancelled by the client).
+        The numbers of jobs that were "done", "cancelled", "mixed up" (the result of another job)
+        and "lost" (neither a result nor cancelled by the client).
     """
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
@@ -45,7 +45,7 @@ def trial(address: str, clients: int, seconds: float, seed: int = 0) -> Counter[
 
 
 def work(address: str, picture: Path, number: int, until: float, seed: int) -> Counter[str]:
-    """What one client does: jobs one after another, some of them cancelled."""
+    """One client: submits jobs one after another and cancels some of them."""
     chance = random.Random(seed * 1000 + number)
     client = Client(address, verbose=False, httpx_kwargs={"timeout": LONGEST})
     counts: Counter[str] = Counter()
@@ -59,7 +59,7 @@ def work(address: str, picture: Path, number: int, until: float, seed: int) -> C
 
 
 def one_job(client: Client, picture: Path, mark: str, chance: random.Random) -> str:
-    """Submits a job that says `mark`, perhaps cancels it, and tells what became of it."""
+    """Submits a job with the text `mark`, perhaps cancels it, and returns the outcome."""
     kind = chance.choice(("draw", "score", "invert"))
     file = handle_file(str(picture))
     if kind == "draw":

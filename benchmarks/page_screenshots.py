@@ -25,7 +25,7 @@ RUN = {
 
 
 def shoot(page: Page, tab: str, picture: Path, output: Path) -> None:
-    """Does what a tab is for, and writes how it looks then."""
+    """Runs the job of a tab, and writes a screenshot of the result."""
     page.get_by_role("tab", name=tab).click()
     panel = page.locator("[role=tabpanel]:visible")
     if tab == "Draw":

@@ -1,4 +1,4 @@
-"""The paper's optimization as it describes it: one draw of (t, noise) a step, and no safeguards.
+"""The optimization as the paper describes it: one sample of (t, noise) per step, no safeguards.
 
 Source: "Image captioning with text-to-image models", sections 3, 4 and 5.1.
 """
@@ -30,15 +30,15 @@ def paper_loop(
 
     Args:
         latents: (P, C, h, w), of the pictures.
-        start: one prompt, where all begin.
-        seeds, learning_rates: of the P runs.
-        measure_every: steps between measurements of the bound, which cost the runs nothing.
-        held_out: noise samples that measure; they are those of `PromptInversionPipeline.invert`
-            for equal seeds.
+        start: the initial prompt of all runs.
+        seeds, learning_rates: one for each of the P runs.
+        measure_every: steps between measurements of the bound; their evaluations are not counted.
+        held_out: number of noise samples for a measurement, the same as those of
+            `PromptInversionPipeline.invert` with equal seeds.
 
     Returns:
-        The bounds, (1 + steps // measure_every, P) float64, the first before any step; and where
-        the runs end, P prompts.
+        The bounds, (1 + steps // measure_every, P) float64, the first before any step; and the P
+        final prompts.
     """
     schedule, shape, name = model.schedule, tuple(latents.shape[1:]), model.optimized
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]

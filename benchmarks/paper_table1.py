@@ -1,20 +1,20 @@
-"""The paper's Table 1: learn an element-wise function, then ask the inverse for its inverse.
+"""The paper's Table 1: learns an element-wise function, then evaluates the network's inverse.
 
     python benchmarks/paper_table1.py
 
 For each of sine, a polynomial and the exponential, on an interval where it is monotonic, a network
 learns y = (f(x_1), .., f(x_n)) from rows x of n independent uniform numbers. As in the paper only
-this direction is trained (mean squared error, fresh rows at every step); the inverse is then asked
-for x at y it has not seen. n is 8: nothing tells the network that its elements do not mix.
+this direction is trained (mean squared error, new rows at every step); the inverse is then
+evaluated at new y. n is 8, and the network has to learn that the elements do not interact.
 
-The layers' weights have one determinant, so all bending comes from the activations. A leaky ReLU
-with slope s < 1 is convex, and increasing convex functions compose to convex ones: a sine, which
-bends both ways, is out of their reach. Hence two `InvertibleNetwork`s in a row, with slopes s and
-1/s. Their diagonals s^(-1/4) and s^(1/4) keep the volume where half of all numbers are negative.
-Biases start where each kink falls on one of the rows, since a kink outside them learns nothing.
+All nonlinearity comes from the activations. A leaky ReLU with slope s < 1 is convex, and
+compositions of increasing convex functions are convex: a sine cannot be represented. So two
+`InvertibleNetwork`s are composed, with slopes s and 1/s. Their diagonals s^(-1/4) and s^(1/4) keep
+the volume if half of all numbers are negative. Biases are initialized so that each kink falls on
+one of the rows; a kink outside of them has no gradient.
 
-Adam on fresh rows, at every step others, brings the kinks near their places; L-BFGS on one large
-set of rows then settles them, which Adam alone needs many times as long for.
+Adam on new rows at every step brings the kinks near their places; L-BFGS on one large set of rows
+then converges many times faster than Adam alone.
 
 Source: "Image Generation from Image Captioning - Invertible Approach", section 3.1, Table 1.
 """
@@ -66,8 +66,8 @@ class Row:
 
     Attributes:
         function: its name in `FUNCTIONS`.
-        learning_mse: of the network at x, against f(x).
-        inverting_mse: of the inverse at f(x), against x.
+        learning_mse: error of the network at x, against f(x).
+        inverting_mse: error of the inverse at f(x), against x.
         seconds: training time.
     """
 
@@ -78,7 +78,7 @@ class Row:
 
 
 class BothWays(nn.Module):
-    """Kinks that bend upward, then kinks that bend downward; rows (..., n)."""
+    """A network of convex activations, then one of concave activations; rows (..., n)."""
 
     def __init__(self, features: int, depth: int, slope: float) -> None:
         super().__init__()
@@ -185,8 +185,8 @@ def _uniform(rows: int, bound: float, generator: torch.Generator) -> Tensor:
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="Of weights, training and fresh points.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Of Adam, then as many of L-BFGS.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of weights, training and test points.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of Adam, and of L-BFGS.")] = 1500,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """Learns three functions and inverts them: the paper's Table 1, on fresh points."""

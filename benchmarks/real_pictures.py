@@ -51,12 +51,12 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Sides:
-    """Standardized latents and embeddings of one side of the split, and who belongs to whom.
+    """Standardized latents and embeddings of one side of the split, and their pairs.
 
     Attributes:
         x: (N, n).
         e: (M, k).
-        image, caption: (P,), as of `Pairs`.
+        image, caption: (P,), see `Pairs`.
     """
 
     x: Tensor
@@ -72,11 +72,11 @@ class Sides:
 
 @dataclass(frozen=True)
 class Row:
-    """What a method reaches.
+    """The results of a method.
 
     Attributes:
         recall: R@1, 5 and 10 of captions, then of generation; one row for each seed.
-        numbers: that are learned.
+        numbers: how many numbers it has learned.
     """
 
     encoder: str
@@ -120,7 +120,7 @@ def ours(
 
 @torch.no_grad()
 def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> list[float]:
-    """What one network finds and, run backwards, draws."""
+    """The results of one network in both directions."""
     x, e = held_out.x, held_out.e
     found = network(widened(x, network.features))[:, : e.shape[1]]
     drawn = network.inverse(widened(e, network.features))[:, : x.shape[1]]
@@ -130,7 +130,7 @@ def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> 
 def learned(
     training: Sides, held_out: Sides, fit: Callable[[Tensor, Tensor], Map]
 ) -> tuple[list[float], int]:
-    """Fits a method to each direction by itself."""
+    """Fits a method to each direction separately."""
     x, e = training.rows
     forwards, backwards = fit(x, e), fit(e, x)
     found, drawn = forwards.apply(held_out.x), backwards.apply(held_out.e)
@@ -197,12 +197,12 @@ def prepare(
 def main(
     data: Annotated[str, typer.Option(help="Folder of captioned images.")],
     output: Annotated[Path, typer.Option(help="Folder for table.md and results.json.")],
-    work: Annotated[Path, typer.Option(help="Folder for what is computed once.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder for the cache of encoded data.")] = Path(
         "runs/cache"
     ),
     encoders: Annotated[list[str], typer.Option(help="Image encoders.")] = ["features", "conv"],  # noqa: B006
     share: Annotated[float, typer.Option("--held-out", help="Share of the images.")] = 0.1,
-    seeds: Annotated[int, typer.Option(min=1, help="Networks of ours that are trained.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of our networks that are trained.")] = 3,
 ) -> None:
     """Measures every method on the images of a folder and writes the table."""
     accelerator = start_processes("cpu")

@@ -24,10 +24,10 @@ def search_tokens(
 
     Args:
         latents: (C, h, w), of the picture.
-        prompt: where to begin; each of its tokens may become one of those nearest to it.
-        trials: prompts to measure.
-        choices: tokens for each place, its own included.
-        draws: noise samples on which all are measured.
+        prompt: the initial prompt, in which each token may be replaced by one of the nearest.
+        trials: number of prompts to measure.
+        choices: number of tokens for each place, with the initial one.
+        draws: number of noise samples, which all prompts share.
 
     Source: "Image captioning with text-to-image models", section 6, which suggests it; the search
     is a tree-structured Parzen estimator, Bergstra et al., "Algorithms for hyper-parameter

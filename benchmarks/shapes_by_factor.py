@@ -1,4 +1,4 @@
-"""A captioner of shapes, factor by factor: what it says and what it draws.
+"""Accuracy of a captioner of shapes, factor by factor, in both directions.
 
     python benchmarks/shapes_by_factor.py runs/demo --output docs/shapes
 

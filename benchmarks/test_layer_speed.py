@@ -15,7 +15,7 @@ MOST_STEP, MOST_INVERSE = 1.8, 1.6
 
 
 @pytest.mark.parametrize("n", [384, 1024])
-def test_a_step_and_an_inverse_cost_little_more_than_a_dense_layers(n, benchmark):
+def test_a_step_and_an_inverse_cost_little_more_than_those_of_a_dense_layer(n, benchmark):
     torch.manual_seed(0)
     layer = InvertibleLinear(n, negative_slope=0.5)
     dense = nn.Sequential(nn.Linear(n, n), nn.LeakyReLU(0.5))

@@ -1,4 +1,4 @@
-"""Times functions in turns, so that a machine whose speed drifts changes no ratio."""
+"""Times functions in turns, so that ratios do not depend on changes of the machine's speed."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ Call = Callable[[], object]
 def median_seconds(
     functions: Mapping[str, Call], rounds: int, warm_up: int = WARM_UP
 ) -> dict[str, float]:
-    """Calls every function once a round, and returns each one's median time."""
+    """Calls every function once per round, and returns the median time of each."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + rounds):
         for name, function in functions.items():
@@ -28,7 +28,7 @@ def median_seconds(
 
 
 def dense_layers(n: int, depth: int = 1, dtype: torch.dtype | None = None) -> nn.Sequential:
-    """A plain network of the same size, without activation at its end if it has several layers."""
+    """A dense network of the same size; if it has several layers, the last has no activation."""
     layers = [[nn.Linear(n, n, dtype=dtype), nn.LeakyReLU(SLOPE)] for _ in range(depth)]
     flat = [module for layer in layers for module in layer]
     return nn.Sequential(*(flat if depth == 1 else flat[:-1]))
@@ -43,6 +43,6 @@ def value(function: Callable[[Tensor], object], rows: Tensor) -> Call:
 
 
 def step(module: Callable[[Tensor], Tensor], leaves: list[Tensor], rows: Tensor) -> Call:
-    """Forward and backward, by rows too."""
+    """Forward and backward passes, with the gradient of the input."""
     x, gradient = rows.clone().requires_grad_(), torch.randn_like(rows)
     return lambda: torch.autograd.grad(module(x), [x, *leaves], gradient)

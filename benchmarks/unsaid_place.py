@@ -43,7 +43,7 @@ def sentence(scene: Scene) -> str:
 
 
 def save_pictures(folder: Path) -> None:
-    """Writes drawings of all scenes with their sentences, those of a sentence in one group."""
+    """Writes drawings of all scenes with their sentences; each sentence is one group."""
     folder.mkdir(parents=True)
     lines = []
     for number, scene in enumerate(scenes()):
@@ -55,7 +55,7 @@ def save_pictures(folder: Path) -> None:
 
 
 def held_out_scenes(data: DataSettings, count: int) -> list[Scene]:
-    """One scene of each of the first sentences that training does not see."""
+    """One scene for each of the first held-out sentences."""
     examples = load_data(data).examples
     _, held_out = split_by_group(examples, data.held_out, data.seed)
     unseen = {examples[index].group for index in held_out}
@@ -65,7 +65,7 @@ def held_out_scenes(data: DataSettings, count: int) -> list[Scene]:
 
 
 def judge(drawn: list[Image.Image], asked: list[Scene]) -> dict[str, object]:
-    """How many samples of each scene's sentence are right, and at how many of nine places."""
+    """Counts right samples of each scene's sentence, and at how many of nine places they are."""
     found = iter(recognize(drawn))
     right, places = [], []
     for scene in asked:

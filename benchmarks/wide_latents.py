@@ -30,7 +30,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 
 def save_sentence_encoder(folder: Path, words: set[str]) -> None:
-    """A BERT of base size with random weights, and a vocabulary of some words."""
+    """A BERT of base size with random weights and a small vocabulary."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
     (folder / "bert").mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary))

@@ -25,7 +25,7 @@ from invcap.prompt_inversion.bank import make_bank
 from invcap.prompt_inversion.search import SearchSettings
 from invcap.prompt_inversion.word_search import WordSearch
 
-UNSEEN = 1000  # above the number of any drawing that a training has
+UNSEEN = 1000  # higher than the number of any drawing in training
 CAPTION = re.compile(
     r"a (?P<size>\w+) (?P<colour>\w+) (?P<shape>\w+) (?P<place>.+) of the image, "
     r"(?P<background>\w+) background"
@@ -82,7 +82,7 @@ def right(said: str, scene: Scene) -> dict[str, bool]:
 
 
 def summary(rows: list[dict[str, object]]) -> dict[str, object]:
-    """Shares of factors that are right, evaluations of the median drawing, and all rows."""
+    """Shares of factors that are right, median evaluations per drawing, and all rows."""
     factors = [row["right"] for row in rows]
     return {
         "drawings": len(rows),
