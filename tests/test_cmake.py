@@ -38,14 +38,14 @@ def test_cuda_that_cannot_be_built_is_an_error_where_it_was_asked_for(tmp_path):
     assert "no usable nvcc was found" in done.stderr or "a build without CUDA" in done.stderr
 
 
-def test_auto_says_what_it_chose(tmp_path):
+def test_auto_prints_its_choice(tmp_path):
     done = configure(tmp_path, "auto")
     assert done.returncode == 0, done.stderr
     chosen = "and CUDA" if build_info().cuda else "alone"
     assert f"INVCAP_CUDA=auto: building for the CPU {chosen}" in done.stdout
 
 
-def test_cuda_is_left_out_where_nobody_wants_it(tmp_path):
+def test_cuda_is_left_out_if_it_is_turned_off(tmp_path):
     done = configure(tmp_path, "0")
     assert done.returncode == 0, done.stderr
     assert "INVCAP_CUDA=0: building for the CPU alone" in done.stdout

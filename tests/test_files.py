@@ -43,7 +43,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path, read):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
-def test_whoever_the_umask_lets_read_may_read(tmp_path, umask):
+def test_files_have_the_permissions_of_the_umask(tmp_path, umask):
     before = os.umask(umask)
     try:
         write_json(tmp_path / "value.json", [1])
@@ -54,7 +54,7 @@ def test_whoever_the_umask_lets_read_may_read(tmp_path, umask):
     assert modes == {0o666 & ~umask}
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+def test_only_unfinished_files_of_killed_processes_are_removed(tmp_path):
     write_json(tmp_path / "value.json", [1])
     for name in (".value.json.123.tmp", ".tmpAbC"):
         (tmp_path / name).touch()

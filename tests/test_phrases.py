@@ -23,7 +23,7 @@ def parts(here: str, there: str) -> set[tuple[str, str]]:
     }
 
 
-def test_stretches_are_replaced_whole_together_and_word_by_word():
+def test_phrases_are_replaced_whole_together_and_word_by_word():
     assert parts("a red star", "a red star") == set()
     assert parts("a star on the left", "a star in the top corner") == {
         ("on", "in"),
@@ -37,17 +37,17 @@ def test_stretches_are_replaced_whole_together_and_word_by_word():
     }
 
 
-def test_parts_are_put_in_one_at_a_time():
+def test_parts_are_inserted_one_at_a_time():
     found = list(compositions(["a red star on a dark field"], ["a blue star on a dark sky"]))
     assert found == ["a blue star on a dark field", "a red star on a dark sky"]
 
 
-def test_clauses_are_what_marks_divide():
+def test_clauses_are_separated_by_punctuation():
     assert clauses("a red star, on the left; dark") == ["a red star", "on the left", "dark"]
     assert clauses("a red star.") == clauses("a red star") == []
 
 
-def test_what_is_seen_between_words_comes_most_frequent_first():
+def test_phrases_between_two_words_come_most_frequent_first():
     phrases = Phrases(SENTENCES)
     assert phrases.between(("a",), ("ring",)) == [("blue",), ("red",), ("dark", "blue")]
     assert phrases.between(("star",), ("",)) == [("on", "the", "left")]
@@ -68,7 +68,7 @@ def edits_of(phrases: Phrases, sentence: str, most: int = 99) -> list[str]:
     return [edited(sentence, [edit]) for edit in every]
 
 
-def test_each_part_is_replaced_by_all_that_may_stand_there():
+def test_each_phrase_is_replaced_by_all_that_fit_between_its_neighbours():
     phrases = Phrases(SENTENCES)
     sentence = "a red star on the left"
     found = edits_of(phrases, sentence)
@@ -79,7 +79,7 @@ def test_each_part_is_replaced_by_all_that_may_stand_there():
     assert "a star in the top side" in edits_of(joined, "a star on the left side")
 
 
-def test_words_are_put_in_and_left_out_and_short_parts_come_first():
+def test_words_are_inserted_and_removed_and_short_edits_come_first():
     found = edits_of(Phrases(SENTENCES), "a blue ring")
     assert {"a dark blue ring", "a red ring"} <= set(found)
     assert "a blue ring" in edits_of(Phrases(SENTENCES), "a dark blue ring")

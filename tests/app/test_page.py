@@ -108,7 +108,7 @@ def test_an_inversion_gives_words_files_and_another_drawing(visit, picture, run,
     assert visit.serious_faults() == []
 
 
-def test_an_inversion_is_seen_as_it_goes_and_stops_with_the_best_so_far(visit, picture):
+def test_an_inversion_shows_its_progress_and_stops_with_the_best_so_far(visit, picture):
     start_inversion(visit, picture, 5000)
     visit.see(re.compile(r"Step \d+ of 5000\..*left"))
     visit.see_image("The bound, as it rises")
@@ -118,7 +118,7 @@ def test_an_inversion_is_seen_as_it_goes_and_stops_with_the_best_so_far(visit, p
     assert "stopped" in visit.code("as-python")
 
 
-def test_another_waits_sees_its_place_and_gets_its_turn_when_the_first_leaves(
+def test_a_second_job_waits_sees_its_place_and_runs_when_the_first_is_cancelled(
     browser, site, picture
 ):
     first, second = Visit(browser, site), Visit(browser, site)

@@ -74,7 +74,7 @@ def test_jobs_run_one_at_a_time_and_each_gets_its_own_result(worker):
     assert most == 1 and results == {n: n for n in range(5)}
 
 
-def test_a_job_that_nobody_waits_for_ends_at_its_next_call_of_a_network(worker, network):
+def test_a_cancelled_job_ends_at_its_next_call_of_a_network(worker, network):
     calls = 0
 
     def work(job):
@@ -93,7 +93,7 @@ def test_a_job_that_nobody_waits_for_ends_at_its_next_call_of_a_network(worker, 
     assert calls == before > 0
 
 
-def test_a_job_that_waits_and_is_left_never_runs(worker):
+def test_a_queued_job_that_is_cancelled_never_runs(worker):
     ran, go = [], threading.Event()
     first = started(worker, lambda job: go.wait(5))
     second = started(worker, lambda job: ran.append(1))
@@ -118,7 +118,7 @@ def test_a_jobs_files_are_there_until_its_result_was_given(worker):
     assert not file.parent.exists()
 
 
-def test_what_work_raises_is_one_sentence(worker):
+def test_an_error_in_a_job_is_shown_as_one_sentence(worker):
     def work(job):
         raise ValueError("a sentence")
 
@@ -231,7 +231,7 @@ def test_a_trained_network_rotates_and_its_round_trip_is_drawn():
         ("example.org", False),
     ],
 )
-def test_a_host_that_others_reach_is_told_from_one_they_do_not(host, loopback):
+def test_a_public_host_is_distinguished_from_a_local_one(host, loopback):
     assert is_loopback(host) == loopback
 
 

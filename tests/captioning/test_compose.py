@@ -2,7 +2,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_what_is_composed_is_as_near_as_the_candidates_or_nearer(captioner, images):
+def test_composed_sentences_are_at_least_as_near_as_the_candidates(captioner, images):
     composed = captioner.compose(images[:3], 5, near=8)
     known = captioner.caption(images[:3], 5)
     for ours, theirs in zip(composed, known, strict=True):

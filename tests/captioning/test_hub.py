@@ -67,6 +67,6 @@ def test_the_card_shows_data_figures_and_images_and_is_pushed_with_the_model(
     assert "](samples.png)" in card and (pushed / "samples.png").exists()
 
 
-def test_a_model_that_is_nowhere_is_named(tmp_path):
+def test_a_model_that_cannot_be_found_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere/at/all: neither a folder nor a model"):
         InvertibleCaptioner.from_pretrained("nowhere/at/all")

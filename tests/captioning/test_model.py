@@ -59,7 +59,7 @@ def test_new_candidates_are_chosen_from(captioner, images):
     assert captioner.caption(images[0])[0][0].text in ("a whale", "a fiddle")
 
 
-def test_an_image_is_what_the_inverse_of_its_sentence_decodes_to(captioner, pairs):
+def test_a_generated_image_is_decoded_from_the_inverse_of_its_sentence(captioner, pairs):
     (drawn,) = captioner.generate(pairs.captions[0], refine_steps=0)
     x = captioner.network.inverse(captioner.embedding_scaler(pairs.embeddings[:1]))
     expected = captioner.image_encoder.decode(captioner.latent_scaler.inverse(x))[0]
@@ -86,7 +86,7 @@ def test_a_wider_network_answers_in_both_directions_and_loads_again(
     assert len(set(drawn)) == 1
 
 
-def test_a_redrawn_image_is_what_its_own_latent_decodes_to(captioner, images):
+def test_a_redrawn_image_is_decoded_from_the_latent_of_the_image(captioner, images):
     latents = captioner.image_encoder.encode(np.asarray(images[0])[None])
     expected = captioner.image_encoder.decode(latents)[0]
     (redrawn,) = captioner.redraw(images[0])
@@ -104,7 +104,7 @@ def test_sampling_follows_its_generator_and_needs_a_sigma(captioner, pairs):
     assert first == second != other
 
 
-def test_variations_are_what_is_drawn_and_are_kept(captioner, tmp_path):
+def test_samples_differ_in_the_variations_which_are_saved(captioner, tmp_path):
     captioner.embedding_scaler = Scaler(torch.zeros(384), torch.ones(376), torch.eye(384)[:, :376])
     captioner.variations = 2
     captioner.save_pretrained(tmp_path)

@@ -20,7 +20,7 @@ def test_captions_come_nearer_and_latents_stay_near():
     torch.testing.assert_close(moved.grad, 2 * STAY * (x - moved.detach()), atol=2e-3, rtol=0)
 
 
-def test_each_is_refined_by_itself(monkeypatch):
+def test_each_latent_is_refined_independently(monkeypatch):
     monkeypatch.setattr("invcap.captioning.refine.AT_ONCE", 2)
     x, e = torch.rand(5, 3), torch.rand(5, 2)
     alone = [refine(x[[row]], e[[row]], caption, 7) for row in range(5)]
@@ -28,7 +28,7 @@ def test_each_is_refined_by_itself(monkeypatch):
     assert torch.equal(refine(x, e, caption, 0), x)
 
 
-def test_what_is_drawn_is_captioned_nearer_to_what_was_asked(captioner, pairs, monkeypatch):
+def test_refined_drawings_are_captioned_nearer_to_their_sentence(captioner, pairs, monkeypatch):
     monkeypatch.setattr("invcap.captioning.refine.STAY", 0.0)  # untrained networks hardly move
     e = captioner.embedding_scaler(pairs.embeddings[:4])
     errors = []

@@ -64,7 +64,7 @@ def test_tensor_cores_multiply_where_they_are_meant_to(compiled):
             assert ("DFMA" if "double" in kernel.name else "FFMA") in kernel.sass, kernel.name
 
 
-def test_weights_and_rows_are_read_by_16_bytes(compiled):
+def test_weights_and_rows_are_read_in_16_byte_vectors(compiled):
     for kernel in compiled:
         if any(name in kernel.name for name in NARROW):
             continue

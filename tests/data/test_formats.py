@@ -200,7 +200,7 @@ def test_two_token_files_in_one_folder_are_an_error_that_names_both(files: Path,
 
 
 @pytest.mark.parametrize("spec", ["pictures", "pictures/turned.jpg", "nowhere"])
-def test_what_is_not_understood_gets_a_list_of_what_is(files: Path, spec: str):
+def test_an_unknown_format_gives_a_list_of_the_known_ones(files: Path, spec: str):
     with pytest.raises(ValueError) as error:
         load_examples(str(files / spec))
     for source in ("shapes", "metadata.jsonl", "*.token", "COCO", "text file beside", "hf:NAME"):

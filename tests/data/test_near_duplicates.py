@@ -45,5 +45,5 @@ def test_equal_keys_and_pairs_join_over_several_steps():
     assert connected(keys, [(1, 3), (4, 6)]) == [0, 0, 2, 0, 4, 4, 4]
 
 
-def test_nothing_is_joined_without_a_reason():
+def test_images_without_a_common_key_or_pair_are_not_joined():
     assert connected(["a", "b", "c"], []) == [0, 1, 2]

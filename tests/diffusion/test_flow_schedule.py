@@ -27,7 +27,7 @@ def middles(schedule: FlowSchedule) -> torch.Tensor:
     return (schedule.log_snr[:-1] + schedule.log_snr[1:]) / 2
 
 
-def test_velocity_tells_the_noise():
+def test_the_noise_is_computed_from_the_velocity():
     x0, noise = torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator())
     steps = torch.arange(6) + torch.rand(6, dtype=torch.float64)
     noisy = COARSE.noisy(x0, noise, steps)
@@ -75,7 +75,7 @@ def test_diffusion_models_of_more_and_more_steps_approach_the_bound():
     assert gaps[1] / gaps[2] == pytest.approx(10, rel=0.1)
 
 
-def test_weightings_mean_what_they_mean_for_diffusion_models():
+def test_weightings_agree_with_those_of_diffusion_models():
     schedule = fine(20001)
     discrete, abar = as_diffusion(schedule), middles(schedule).sigmoid()
     for weighting in ("mean", "elbo", "epsilon"):
@@ -89,7 +89,7 @@ def test_weightings_mean_what_they_mean_for_diffusion_models():
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_the_density_times_what_is_left_is_the_weight(weighting):
+def test_the_density_times_the_drawn_weight_is_the_weight(weighting):
     left = COARSE.drawn_weights(weighting).double()
     found = COARSE.density(weighting) * left
     torch.testing.assert_close(found, COARSE.weights(weighting), rtol=1e-6, atol=0)

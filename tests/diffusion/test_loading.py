@@ -86,7 +86,7 @@ def test_few_step_models_are_known_by_their_names(name, word):
 
 
 @pytest.mark.parametrize("folder", ["tiny-turbo", "tiny"])
-def test_a_distilled_models_bound_is_said_to_be_no_likelihood(folder, tmp_path, log):
+def test_a_distilled_model_warns_that_its_bound_is_no_likelihood(folder, tmp_path, log):
     make_pipeline().save_pretrained(tmp_path / folder)
     load_model(tmp_path / folder)
     messages = [record.getMessage() for record in log.records if record.name.startswith("invcap")]
@@ -96,7 +96,7 @@ def test_a_distilled_models_bound_is_said_to_be_no_likelihood(folder, tmp_path, 
         assert "its bound is not a likelihood of data" in message
 
 
-def test_guidance_as_an_input_is_guidance_that_was_distilled(log):
+def test_a_model_with_guidance_as_an_input_counts_as_distilled(log):
     model = frozen(make("Flux", guidance_embeds=True))
     (record,) = (record for record in log.records if record.name.startswith("invcap"))
     assert "a distilled model (its guidance is an input)" in record.getMessage()

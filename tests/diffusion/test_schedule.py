@@ -72,7 +72,7 @@ def test_the_constant_and_the_first_weight_complete_the_bound():
     torch.testing.assert_close(SCHEDULE.constant(x0[None])[0], expected)
 
 
-def test_velocity_and_noise_tell_the_same():
+def test_velocity_and_noise_predictions_give_the_same_errors():
     x0, e, _ = draws()
     x0, e = x0.expand(STEPS, 5), e.expand(STEPS, 5)
     steps = torch.arange(STEPS)

@@ -113,7 +113,7 @@ def test_it_is_made_by_its_name(encoder, folder, tmp_path):
     assert made.fingerprint == encoder.fingerprint
 
 
-def test_what_is_no_unclip_is_refused_by_name(tmp_path):
+def test_a_model_that_is_no_unclip_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="image_encoder unclip needs a folder or hub name"):
         load_unclip("", (32, 32))
     with pytest.raises(ValueError, match="neither a folder nor a Stable unCLIP"):

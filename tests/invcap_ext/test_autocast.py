@@ -105,7 +105,7 @@ def test_values_and_gradients_are_near_those_of_float32(activations, direction, 
 
 @pytest.mark.slow
 @each_direction
-def test_rows_that_go_back_in_25_parts_are_added_up_in_float32(direction) -> None:
+def test_gradients_of_25_parts_of_the_rows_are_summed_in_float32(direction) -> None:
     x = rows(200_000, 64)
     errors = {}
     for activations in ("store", "recompute"):

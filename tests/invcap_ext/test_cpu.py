@@ -26,7 +26,7 @@ def one_dnn(request):
 # A few rows and one more, a padded tile, full ones, and more rows than a weight gradient takes
 # at a time.
 @pytest.mark.parametrize("rows", (1, 4, 5, 16, 63, 64, 65, 513))
-def test_every_way_of_working_gives_what_the_dense_float64_twin_gives(
+def test_every_implementation_gives_the_result_of_the_dense_float64_reference(
     name: str, dtype: torch.dtype, n: int, rows: int, one_dnn: bool
 ) -> None:
     function, dense = FUNCTIONS[name]

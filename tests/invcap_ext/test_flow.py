@@ -28,7 +28,7 @@ def make_network(n: int = 5, depth: int = 3) -> InvertibleSequential:
 
 
 @pytest.mark.parametrize("slope", SLOPES)
-def test_the_activation_is_its_formula(slope: float) -> None:
+def test_the_activation_has_the_value_of_its_formula(slope: float) -> None:
     activation, z = make_activation(slope), rows()
     q = (z.square() + 0.4**2).sqrt()
     want = (z + q) / 2 + activation.log_slope.exp() * (z - q) / 2

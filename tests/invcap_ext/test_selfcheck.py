@@ -104,7 +104,7 @@ def test_the_recommended_threshold_is_where_the_dense_product_stays_faster():
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so():
+def test_without_a_gpu_the_reason_is_printed():
     command = [sys.executable, "-m", "invcap_ext.selfcheck"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -72,7 +72,7 @@ def found_out(line: tuple[str, int]) -> str | None:
 
 
 @pytest.mark.parametrize("line", lines_with_barriers(), ids=lambda line: f"{line[0]}:{line[1]}")
-def test_a_deleted_barrier_is_found_out(line):
+def test_a_deleted_barrier_is_detected(line):
     assert found_out(line)
 
 

@@ -46,7 +46,7 @@ def test_the_column_blocks_of_a_tile_of_rows_start_with_the_longest(products):
             assert (np.diff(fetched) < 0).all()
 
 
-def test_no_block_of_a_weight_gradient_has_more_to_do_than_another(loaded):
+def test_all_blocks_of_a_weight_gradient_have_the_same_amount_of_work(loaded):
     for n in (64, 129):
         case = Case(loaded, "float32", n, 100)
         barriers = launches(case, "weight_gradient", Chip())[0]["barriers"]
@@ -54,7 +54,7 @@ def test_no_block_of_a_weight_gradient_has_more_to_do_than_another(loaded):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_transposed_store_meets_each_bank_of_shared_memory_once(loaded, dtype):
+def test_a_transposed_store_has_no_bank_conflicts(loaded, dtype):
     launches(Case(loaded, dtype, 64, 64), "weight_gradient", Chip())
     file = "weight_gradient.cuh"
     lines = (CSRC / "cuda" / file).read_text().splitlines()

@@ -221,7 +221,7 @@ def test_arrays_that_do_not_start_at_16_bytes_agree_with_float64(loaded, math, w
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_an_infinity_is_what_it_is_in_plain_float32(loaded, operation):
+def test_an_infinity_gives_the_result_of_plain_float32(loaded, operation):
     found = []
     for math in ("float32", "tf32x3"):
         infinite = Case(loaded, math, 96, 33)

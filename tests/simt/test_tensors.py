@@ -92,7 +92,7 @@ def test_the_squared_error_is_that_of_the_cpu(gpu):
 
 
 @pytest.mark.parametrize("write", ("legacy", "new"))
-def test_either_way_of_allowing_tf32_sends_float32_to_tensor_cores(gpu, layer, write):
+def test_both_settings_that_allow_tf32_send_float32_to_tensor_cores(gpu, layer, write):
     """Torch's older query raises once the newer setting has been written."""
     Chip().configure(gpu.loaded)
     found = {}

@@ -20,7 +20,7 @@ from invcap.training.devices import resolve_device, start_processes
         ({"report_to": "wandb"}, "report_to wandb: the package wandb is not installed"),
     ],
 )
-def test_what_cannot_be_had_is_named(monkeypatch, arguments, message):
+def test_a_device_or_precision_that_is_not_available_is_named(monkeypatch, arguments, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message) as raised:
@@ -36,7 +36,7 @@ def test_a_numbered_device_is_for_one_process(monkeypatch):
         start_processes("cuda:1")
 
 
-def test_a_device_is_what_is_there(monkeypatch):
+def test_auto_chooses_an_available_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for there, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)

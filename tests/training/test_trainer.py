@@ -70,7 +70,7 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bytes(accelerator, tmp
 
 
 @pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_what_optimizers_resume_with_is_laid_out_as_their_weights(
+def test_resumed_optimizer_states_have_the_memory_format_of_their_weights(
     accelerator, tmp_path, optimizers
 ):
     run(tmp_path / "a", accelerator, optimizers=optimizers)
@@ -148,7 +148,7 @@ def test_a_checkpoint_of_other_data_or_none_is_refused(accelerator, tmp_path):
         run(tmp_path / "b", accelerator)
 
 
-def test_parts_may_be_others_when_a_run_resumes(accelerator, tmp_path):
+def test_the_number_of_parts_may_change_when_a_run_resumes(accelerator, tmp_path):
     with pytest.raises(KilledError):
         run(tmp_path / "a", accelerator, before_draw=kill_at(4))
     resumed = run(tmp_path / "a", accelerator, replace(SETTINGS, gradient_accumulation=2))
@@ -213,7 +213,7 @@ def test_the_average_follows_the_weights_faster_at_first(accelerator, tmp_path):
 
 
 @pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_step_forward_and_backward_takes_nothing_from_the_device(
+def test_a_training_step_reads_nothing_back_from_the_device(
     accelerator, monkeypatch, optimizers
 ):
     network = make_network().to("meta")
