@@ -1,4 +1,4 @@
-"""Numbers of settings are checked when settings are made, before any data is read."""
+"""Checks of settings, made when settings are created, before any data is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic reading and writing of files: a file is complete or absent."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Fingerprints of weights, pixels and text: by them a file knows what it belongs to."""
+"""Fingerprints of weights, pixels and text, which identify what a file belongs to."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def signature(network: nn.Module) -> list[float]:
-    """Norms of a network's large weights: what two models of one shape differ in.
+    """Norms of a network's large weights, by which models of the same shape are distinguished.
 
-    Norms hardly change when weights are rounded to half precision, as a hash would.
+    Unlike a hash, norms hardly change when weights are rounded to half precision.
     """
     return [
         weight.float().norm().item() for weight in network.parameters() if weight.numel() >= LARGE

@@ -1,4 +1,4 @@
-"""Sentences in parts, and new ones composed of the parts of others."""
+"""Splits sentences into phrases, and composes new sentences from phrases of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDGE = ""
 
 
 def compositions(sentences: Iterable[str], others: Iterable[str]) -> Iterator[str]:
-    """Yields each sentence with one part put in from another, for every part they differ in."""
+    """Yields sentences with one part replaced by that of another, for each difference of a pair."""
     sources = [other.split() for other in others]
     for words in (sentence.split() for sentence in sentences):
         for source in sources:
@@ -27,11 +27,11 @@ def compositions(sentences: Iterable[str], others: Iterable[str]) -> Iterator[st
 
 
 def differences(words: list[str], other: list[str]) -> list[tuple[tuple[int, int], list[str]]]:
-    """What may be replaced in a sentence to make it more like another, as ((start, end), words).
+    """Replacements that make a sentence more like another, as ((start, end), words).
 
-    That is each stretch in which they differ; each word of it, if it is as long in both; and
-    stretches with one common word between them together: "in the top corner" may become "on the
-    left" at once.
+    These are each span in which they differ; each word of a span of equal length in both; and two
+    spans with one common word between them, together: "in the top corner" may become "on the left"
+    at once.
     """
     matches = SequenceMatcher(None, words, other, autojunk=False).get_opcodes()
     stretches = [place for kind, *place in matches if kind != "equal"]
@@ -56,14 +56,14 @@ def clauses(sentence: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Edit:
-    """Other words for the part of a sentence from word `start` to before word `end`."""
+    """A replacement for the words of a sentence from `start` to before `end`."""
 
     start: int
     end: int
     words: tuple[str, ...]
 
     def overlaps(self, other: Edit) -> bool:
-        """Whether both are of one place, or of parts that share a word."""
+        """Whether both begin at the same word, or replace a common word."""
         return self.start == other.start or max(self.start, other.start) < min(self.end, other.end)
 
 
@@ -76,10 +76,10 @@ def edited(sentence: str, edits: Iterable[Edit]) -> str:
 
 
 class Phrases:
-    """Which words stand in place of each other: those that are seen between the same others.
+    """Which phrases can replace each other: those that occur between the same words.
 
     Args:
-        sentences: in which they are seen. They are kept as numbers, eight bytes a word.
+        sentences: the sentences; they are kept as numbers, eight bytes a word.
     """
 
     def __init__(self, sentences: Iterable[str]) -> None:
@@ -101,9 +101,10 @@ class Phrases:
         self._between: dict[tuple[tuple[str, ...], ...], list[tuple[str, ...]]] = {}
 
     def log_probability(self, sentence: str) -> float:
-        """Of a sentence, nats: each word given the two before it, as often as they are seen so.
+        """Log probability of a sentence, nats, by a trigram model of the sentences.
 
-        What follows one or two words counts as if it were once more as what follows fewer.
+        The model of each order is smoothed with that of the next lower order, which has the weight
+        of one observation.
 
         Source: MacKay and Peto, "A hierarchical Dirichlet language model" (1995).
         """
@@ -121,7 +122,7 @@ class Phrases:
         return found
 
     def _seen(self, numbers: list[int]) -> int:
-        """How often words are seen one after the other."""
+        """How often a sequence of words occurs."""
         size, code = len(self._words), 0
         if max(numbers) >= size:
             return 0
@@ -131,10 +132,10 @@ class Phrases:
         return int(last - first)
 
     def between(self, before: tuple[str, ...], after: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """What is seen between some words, at most 5 words, the most frequent first.
+        """Phrases of at most 5 words that occur between given words, the most frequent first.
 
-        It is seen after all of `before` and before the first of `after`, or after the last of
-        `before` and before all of `after`.
+        They occur after all words of `before` and before the first of `after`, or after the last
+        of `before` and before all words of `after`.
 
         Args:
             before, after: words; "" is the edge of a sentence.
@@ -147,14 +148,17 @@ class Phrases:
         return self._between[before, after]
 
     def edits(self, sentence: str, start: int, most: int) -> list[Edit]:
-        """What may stand in a sentence in place of its parts that begin at word `start`.
+        """Edits that replace a phrase of a sentence beginning at word `start`.
 
-        Parts are of at most 5 words, and two words on each side tell what may stand there. What
-        differs from a part in its first and last word is put in; what replaces two parts at once
-        that can be replaced one after the other is not.
+        Phrases have at most 5 words; their replacements occur between the same neighbours, two
+        words on each side. A replacement must differ in the first and in the last word. Edits that
+        consist of two independent edits, one after the other, are left out.
 
         Args:
-            most: edits; those of short parts come first, then by frequency, insertions last.
+            sentence: the sentence.
+            start: number of the word, from 0.
+            most: the largest number of edits; those of short phrases come first, then the most
+                frequent, and insertions last.
         """
         words = sentence.split()
         around = [EDGE, *words, EDGE]
@@ -173,7 +177,7 @@ class Phrases:
         return found[:most]
 
     def _count(self, before: tuple[str, ...], after: tuple[str, ...]) -> dict[tuple[str, ...], int]:
-        """How often what is seen between some words, at most two on each side."""
+        """Phrases between given words, at most two on each side, with their numbers."""
         if not {*before, *after} <= self._numbers.keys():
             return {}
         text = self._text
@@ -194,7 +198,7 @@ class Phrases:
         return found
 
     def _composite(self, left: str, part: tuple[str, ...], option: tuple[str, ...]) -> bool:
-        """Whether the first word may be replaced by itself, and the rest after it."""
+        """Whether the first word and the rest can be replaced one after the other."""
         if min(len(part), len(option)) < 2 or option[:1] not in self.between((left,), part[1:2]):
             return False
         joined = part[1] == option[1] and part[1 : 2 + JOINED] != option[1 : 2 + JOINED]

@@ -1,4 +1,4 @@
-"""A picture to sentences, and there and back."""
+"""The tab Caption: sentences for a picture, and its round trip."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def caption_tab(models: Models, captioner: InvertibleCaptioner, examples: list[s
 
 
 def sentences_shown(label: str, visible: bool = True) -> gr.HTML:
-    """A place for captions."""
+    """An empty component for captions."""
     return gr.HTML(
         label=label, visible=visible, show_label=True, container=True, padding=True, min_height=80
     )
@@ -85,7 +85,7 @@ def bars(captions: Sequence[Caption]) -> str:
 
 
 def as_text(models: Models, name: str, count: int) -> tuple[str, str]:
-    """The commands and the Python of a result."""
+    """The commands and the Python code for a result."""
     folder, device = models.names["captioner"], models.names["device"]
     writes = models.captioner is not None and models.captioner.writer is not None
     ways = [False, True] if writes else [False]

@@ -1,4 +1,4 @@
-"""The command and the Python that give what the page shows."""
+"""The command and the Python code for a result of the page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 
 def as_command(command: str, *arguments: object, **options: object) -> str:
-    """A command of `invcap` as a shell takes it.
+    """A command of `invcap`, quoted for a shell.
 
     Args:
-        arguments: those without a name, in their order.
-        options: by name; True for a flag, None or False for what is not given.
+        arguments: positional arguments, in their order.
+        options: by name; True for a flag, None or False for options that are not given.
     """
     words = ["invcap", command]
     for name, value in options.items():

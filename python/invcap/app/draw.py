@@ -1,4 +1,4 @@
-"""A sentence to pictures."""
+"""The tab Draw: pictures of a sentence."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def draw_tab(models: Models, captioner: InvertibleCaptioner) -> None:
 def as_text(
     models: Models, text: str, count: int, heat: float, steps: int, seed: int
 ) -> tuple[str, str]:
-    """The command and the Python of a result."""
+    """The command and the Python code for a result."""
     options = {"samples": count, "temperature": heat, "refine_steps": steps, "seed": seed}
     python = as_program(
         [

@@ -1,4 +1,4 @@
-"""Fields of the page, and checks of what a user puts into them."""
+"""Input fields of the page, and checks of their values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run_buttons(label: str, *others: str) -> list[gr.Button]:
 
 
 def image_shown(label: str, height: int | None = None) -> gr.Image:
-    """A place for an image of a result."""
+    """A component for an image of a result."""
     return gr.Image(
         label=label,
         alt_text=label,
@@ -68,7 +68,7 @@ def image_shown(label: str, height: int | None = None) -> gr.Image:
 
 
 def files_shown(label: str) -> gr.File:
-    """A place for files to download."""
+    """A component for files to download."""
     return gr.File(label=label, interactive=False, file_count="multiple")
 
 
@@ -117,7 +117,7 @@ def check_picture(path: str | None) -> None:
 
 
 def check_sentence(text: str) -> None:
-    """Raises ValueError unless there are words."""
+    """Raises ValueError for a text without words."""
     if not text.strip():
         raise ValueError("Write a sentence first.")
 

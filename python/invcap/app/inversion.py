@@ -61,7 +61,7 @@ def run_settings(
 
 
 def invert(models: Models, picture: Path, settings: bulk.RunSettings, job: Job) -> dict[str, Any]:
-    """Does what `invcap invert` does with a picture, and returns what that prints with `--json`.
+    """Inverts a picture as `invcap invert` does, and returns what it prints with `--json`.
 
     Meanwhile, `job.seen` has the files of the curve and the strip so far.
     """
@@ -96,7 +96,7 @@ def invert(models: Models, picture: Path, settings: bulk.RunSettings, job: Job) 
 
 
 def time_left(job: Job, steps: int) -> str:
-    """How far an inversion is, how long it took and may take."""
+    """The progress of an inversion, with the elapsed and the expected time."""
     elapsed = time.perf_counter() - job.started
     if not job.step:
         return f"Preparing. {elapsed:.0f} s so far."
@@ -105,7 +105,7 @@ def time_left(job: Job, steps: int) -> str:
 
 
 def summary(row: dict[str, Any], taken: int, steps: int) -> str:
-    """What an inversion found, in a sentence."""
+    """The result of an inversion, as a sentence."""
     stopped = "" if taken == steps else f", stopped after {taken} of {steps}"
     return (
         f"Bound **{row['log_likelihood']:.4f} ± {row['standard_error']:.4f}** nats per latent "
@@ -115,14 +115,14 @@ def summary(row: dict[str, Any], taken: int, steps: int) -> str:
 
 
 def files_of(folder: Path) -> list[str]:
-    """The files of an inversion that there are."""
+    """The existing files of an inversion."""
     return [str(folder / name) for name in FILES if (folder / name).exists()]
 
 
 def as_text(
     models: Models, name: str, settings: bulk.RunSettings, stopped: bool
 ) -> tuple[str, str]:
-    """The command and the Python of a result."""
+    """The command and the Python code for a result."""
     captioned = settings.captioner is not None
     options: dict[str, object] = {"start": settings.start, "words": settings.words}
     command = as_command(
@@ -171,7 +171,7 @@ def as_text(
 
 
 def redrawn_as_python(models: Models, seed: int) -> str:
-    """Python that draws an embedding again."""
+    """Python code that draws an image from an embedding."""
     return as_program(
         [
             "from pathlib import Path",

@@ -1,4 +1,4 @@
-"""A picture to the prompt that most likely made it, seen as it goes."""
+"""The tab Invert: finds the prompt that most likely made a picture, with live progress."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def invert_tab(models: Models, examples: list[str]) -> None:
 
 
 def starts(models: Models) -> list[str]:
-    """Where an inversion may begin here, the one that needs fewest steps last."""
+    """The available starts of an inversion; the one that needs the fewest steps is last."""
     found = [SENTENCE]
     if models.captioner is not None:
         found.append(CAPTION)
@@ -145,17 +145,17 @@ def starts(models: Models) -> list[str]:
 
 
 def steps_of(models: Models, kind: str) -> int:
-    """Steps that suit a start."""
+    """The default number of steps for a start."""
     return run_settings(models, start_of(kind), None, False, 0).inversion.steps
 
 
 def start_of(kind: str, sentence: str = "a room") -> str:
-    """What the command calls a start."""
+    """A start's name in the command."""
     return {CAPTION: "caption", LEARNED: "amortised"}.get(kind, sentence)
 
 
 def redraw_part(models: Models, embedding: gr.State) -> None:
-    """Lays out what draws an embedding again."""
+    """Lays out the controls that draw an embedding with another seed."""
     with gr.Column():
         seed = seed_field("Seed of another drawing")
         buttons = run_buttons("Draw again with another seed")

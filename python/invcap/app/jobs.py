@@ -1,4 +1,4 @@
-"""Runs one job at a time on a device, in a thread; a job that nobody waits for ends."""
+"""Runs one job at a time on a device, in a thread; cancelled jobs end soon."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ EVERY = 1.0  # seconds between two looks at a job
 
 
 class CancelledError(Exception):
-    """Ends the work of a job that nobody waits for."""
+    """Ends the work of a cancelled job."""
 
 
 class Job:
-    """What a running piece of work and those who watch it know of each other.
+    """The state of a job, shared by the thread that runs it and those that watch it.
 
     Attributes:
-        folder: for files that are there until the result was given.
-        session: of the browser that waits for it.
+        folder: for files, which are removed after the result has been delivered.
+        session: the browser session that waits for it.
         stopping: set to end early and keep the best so far.
         cancelled: set to end and keep nothing.
         evaluations: calls of the watched networks so far.
-        started: when it began to run, by `time.perf_counter`.
+        started: the time when it began to run, from `time.perf_counter`.
         step: progress, as the work reports it.
         seen: intermediate results, until they are taken.
     """
@@ -49,12 +49,11 @@ class Job:
 class Worker:
     """Runs jobs one after another.
 
-    A job that is cancelled ends when it next calls one of the networks, so that the next one need
-    not wait long.
+    A cancelled job ends when it next calls one of the networks, so that the next job starts soon.
 
     Args:
-        networks: what the work calls often.
-        folder: of the jobs' folders.
+        networks: networks that jobs call often.
+        folder: parent of the jobs' folders.
     """
 
     def __init__(self, networks: Iterable[nn.Module], folder: Path) -> None:
@@ -65,7 +64,7 @@ class Worker:
             self.watch(network)
 
     def watch(self, network: nn.Module) -> None:
-        """Lets jobs end at calls of a further network."""
+        """Lets cancelled jobs also end at calls of this network."""
         network.register_forward_pre_hook(self._on_call)
 
     def run(
@@ -74,17 +73,17 @@ class Worker:
         show: Callable[[Job], Any] = lambda job: gr.skip(),
         session: str | None = None,
     ) -> Generator[Any, None, None]:
-        """Does some work; yields what `show` makes of its job now and then, at the end its result.
+        """Runs a job; yields `show(job)` from time to time, and at the end the result.
 
-        When the generator is closed, its job is cancelled, and the job's folder goes.
+        When the generator is closed, the job is cancelled, and its folder is removed.
 
         Args:
-            work: what is done, in the worker's thread.
-            show: from the job to what is yielded while it waits and runs.
+            work: the job's function, called in the worker's thread.
+            show: maps the job to what is yielded while it waits and runs.
             session: see `Job`.
 
         Raises:
-            gr.Error: in one line, what the work raised.
+            gr.Error: the work raised an error; the message is its first line.
         """
         job = Job(Path(mkdtemp(dir=self._folder)), session)
         future = self._thread.submit(self._run, job, work)
@@ -100,7 +99,7 @@ class Worker:
             self._thread.submit(shutil.rmtree, job.folder, ignore_errors=True)
 
     def stop(self, session: str | None) -> bool:
-        """Lets the running job end early with what it has; False if it is not the session's."""
+        """Lets the running job end early with the best so far; False if it is another session's."""
         job = self._running
         if job is None or job.session != session:
             return False
@@ -140,15 +139,15 @@ def connect(
     work: Callable[..., Sequence[Any]],
     show: Callable[..., Sequence[Any]] = lambda job, *values: [""],
 ) -> None:
-    """Lets a button start a job, and another cancel it; jobs of all tabs wait in one queue.
+    """Connects a button that starts a job and one that cancels it; all tabs share one queue.
 
     Args:
-        name: of the endpoint for programs.
-        buttons: that start and that cancel.
-        outputs: the first says how the job goes.
-        check: from the inputs to what `gr.validate` says of each.
-        work: from the job and the inputs to the outputs.
-        show: from those to the first few outputs, while the job waits and runs.
+        name: name of the API endpoint.
+        buttons: the buttons for starting and cancelling.
+        outputs: components of the result; the first shows the job's status.
+        check: maps the inputs to the results of `gr.validate`.
+        work: maps the job and the inputs to the outputs.
+        show: maps the job and the inputs to the first few outputs, while the job waits and runs.
     """
     run, cancel = buttons
 

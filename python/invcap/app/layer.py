@@ -1,4 +1,4 @@
-"""How exactly a network inverts itself, layer by layer."""
+"""The tab Layer: errors of a network's inverse, layer by layer."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def round_trip_figure(found: RoundTrip) -> Figure:
 
 
 def table_of(found: RoundTrip) -> list[list[str]]:
-    """The figures of each layer."""
+    """A row of figures for each layer."""
     return [
         [str(number), *(f"{getattr(layer, name):.3g}" for name in FIGURES)]
         for number, layer in enumerate(found.layers, 1)
@@ -126,7 +126,7 @@ def table_of(found: RoundTrip) -> list[list[str]]:
 def as_python(
     models: Models, kind: str, features: int, depth: int, slope: float, steps: int, seed: int
 ) -> str:
-    """The Python of a result."""
+    """The Python code for a result."""
     if kind == CAPTIONER:
         imports = ["from invcap import InvertibleCaptioner", "from invcap_ext import round_trip"]
         lines = [models.load_captioner(), "network = captioner.network"]

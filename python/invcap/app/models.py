@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Models:
-    """What the page's tabs work with.
+    """The models of the page's tabs.
 
     Attributes:
         pipeline: scores and inverts.
         captioner: captions and draws; None if none was given.
         worker: runs the jobs.
-        processes: where they run.
-        folder: the page's own, for files.
-        names: what commands must name: `model`, `captioner` and `device`, as they were given.
+        processes: the device and the processes of inversions.
+        folder: the page's own folder, for files.
+        names: `model`, `captioner` and `device` as they were given, for commands.
     """
 
     pipeline: PromptInversionPipeline
@@ -51,12 +51,12 @@ class Models:
     names: dict[str, str | None]
 
     def load_captioner(self) -> str:
-        """The Python that loads the captioner."""
+        """Python code that loads the captioner."""
         load = as_call("InvertibleCaptioner.from_pretrained", self.names["captioner"])
         return f"captioner = {load}{self._to()}"
 
     def load_pipeline(self) -> str:
-        """The Python that loads the pipeline."""
+        """Python code that loads the pipeline."""
         model = [] if self.names["model"] is None else [self.names["model"]]
         load = as_call("PromptInversionPipeline.from_pretrained", *model)
         return f"pipeline = {load}{self._to()}"
@@ -69,10 +69,10 @@ class Models:
 def load_models(
     folder: Path, captioner: Path | None = None, model: str | None = None, device: str = "auto"
 ) -> Models:
-    """Loads what the page works with.
+    """Loads the models of the page.
 
     Args:
-        folder: the page's own.
+        folder: the page's own folder.
         captioner: folder that `invcap train` wrote.
         model: folder, file or hub name of a text-to-image model; by default tiny-sd.
         device: see `resolve_device`.
@@ -96,7 +96,7 @@ def load_models(
 
 
 def write_examples(models: Models) -> list[str]:
-    """Pictures to try: shapes, and where the captioner was trained on others, held-out ones."""
+    """Example pictures: shapes, and held-out ones if the captioner was trained on other data."""
     folder = models.folder / "examples"
     paths = []
     for scene in SHAPES:
@@ -112,7 +112,7 @@ def write_examples(models: Models) -> list[str]:
 
 
 def _real_examples(folder: Path, settings: DataSettings) -> list[Path]:
-    """Some held-out pictures of data that is at hand."""
+    """Some held-out pictures of data on this machine."""
     if not Path(settings.data).exists():
         return []
     examples = load_data(settings).examples

@@ -70,7 +70,7 @@ def serve(
 
     Args:
         captioner, model, device: see `load_models`.
-        host, port: where; 127.0.0.1 is this machine alone.
+        host, port: address to serve at; 127.0.0.1 is only for this machine.
         auth: user name and password that the page asks for.
 
     Raises:
@@ -110,7 +110,7 @@ def serve(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a host's address."""
+    """Whether an address can be reached only from this machine."""
     if host == "localhost":
         return True
     try:

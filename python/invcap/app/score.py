@@ -1,4 +1,4 @@
-"""Prompts compared by how likely they made a picture."""
+"""The tab Score: compares prompts by their likelihood to have made a picture."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def write_scores(folder: Path, rows: Sequence[dict[str, Any]]) -> list[str]:
 def as_text(
     models: Models, name: str, prompts: Sequence[str], draws: int, seed: int
 ) -> tuple[str, str]:
-    """The command and the Python of a result."""
+    """The command and the Python code for a result."""
     names = {key: models.names[key] for key in ("model", "device")}
     generator = Code(f"torch.Generator().manual_seed({seed})")
     call = as_call("pipeline.log_likelihood", name, list(prompts), draws=draws, generator=generator)

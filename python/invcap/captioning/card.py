@@ -1,4 +1,4 @@
-"""The page of a captioner on the hub: its data, figures and drawn images."""
+"""The model card of a captioner: its data, figures and drawn images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def make_card(about: Mapping[str, Any], samples: str | None) -> ModelCard:
-    """The page, as far as its facts are known.
+    """The model card, with the facts that are known.
 
     Args:
         about: `data` and `training`, settings by name, and `metrics` as `evaluate` gives them.

@@ -1,4 +1,4 @@
-"""The contrastive term: in a batch, what the network finds is nearest to its own target."""
+"""The contrastive term: within a batch, an output should be nearest to its own target."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TEMPERATURE = 0.07
 
 
 def contrastive_loss(found: Tensor, targets: Tensor, pairs: Tensor) -> Tensor:
-    """Mean cross-entropy of finding each row's own target in the batch, and the reverse.
+    """Mean cross-entropy of classifying each row's own target in the batch, and the reverse.
 
-    The logits are cosines / TEMPERATURE, the similarity that captions are found by. Other rows of
-    the same image or the same caption do not count.
+    The logits are cosines / TEMPERATURE; captions are searched by the same cosine. Other rows of
+    the same image or the same caption are ignored.
 
     Args:
         found, targets: (B, n).

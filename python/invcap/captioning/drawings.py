@@ -23,8 +23,8 @@ def write_drawings(
     """Draws images for each sentence into a folder: `0000.png`, or `0000-0.png` if several.
 
     Args:
-        texts, samples, temperature, refine_steps: as of `InvertibleCaptioner.generate`.
-        seed: of what is drawn at random.
+        texts, samples, temperature, refine_steps: see `InvertibleCaptioner.generate`.
+        seed: seed of the random samples.
 
     Returns:
         The sentence and the file of each image, those of a sentence in a row.

@@ -1,4 +1,4 @@
-"""Measures a captioner on images it has not seen."""
+"""Measures a captioner on held-out images."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate(model: InvertibleCaptioner, held_out: Pairs) -> dict[str, Any]:
 
 
 def ranks(queries: Tensor, targets: Tensor, query: Tensor, target: Tensor) -> Tensor:
-    """Ranks, from 1, of the nearest of each query's targets, as pairs (query, target) say."""
+    """For each query, the rank (from 1) of its nearest own target, by pairs (query, target)."""
     found = []
     numbers = torch.arange(len(queries), device=queries.device)
     for some in numbers.split(max(1, DISTANCES_AT_ONCE // len(targets))):
@@ -80,7 +80,7 @@ def _recall(found: Tensor) -> dict[str, float]:
 def _redrawn(
     model: InvertibleCaptioner, e: Tensor, x: Tensor, image: Tensor, caption: Tensor
 ) -> float:
-    """The share of images drawn from a caption that, encoded again, find their own in ten."""
+    """The share of drawn images that, encoded again, have their own image among the ten nearest."""
     first = torch.cat([image.new_ones(1), image.diff()]).bool()
     images, captions = image[first][:REDRAWN], caption[first][:REDRAWN]
     again = model.latent_scaler(model.image_encoder.encode(model.draw(e[captions])))

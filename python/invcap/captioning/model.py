@@ -96,7 +96,7 @@ class InvertibleCaptioner(ModelHubMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.network.layers[0].lu.device
 
     def to(self, device: torch.device | str) -> InvertibleCaptioner:
@@ -137,9 +137,9 @@ class InvertibleCaptioner(ModelHubMixin):
         """Writes sentences for each image that need not be candidates, nearest first.
 
         Args:
-            images: as of `caption`.
-            top_k: how many sentences for each at most; beams may end in the same one.
-            beams: of the search for likely sentences, which are then ranked by their own embedding.
+            images: see `caption`.
+            top_k: the largest number of sentences for each; beams may end in the same one.
+            beams: width of the beam search; its sentences are then ranked by their embeddings.
 
         Raises:
             ValueError: the captioner has no writer.
@@ -164,10 +164,10 @@ class InvertibleCaptioner(ModelHubMixin):
         """Finds sentences nearer to each image than the candidates, made of their parts.
 
         Args:
-            images: as of `caption`.
-            top_k: how many sentences for each at most; some may be candidates.
-            near: candidates that parts are taken from.
-            kept: of the best sentences so far, that parts are put into, twice.
+            images: see `caption`.
+            top_k: the largest number of sentences for each; some may be candidates.
+            near: number of candidates that parts are taken from.
+            kept: number of best sentences in which parts are replaced, in each of two rounds.
         """
         found = []
         for embedding in self.embed(images)[:, None]:
@@ -301,7 +301,7 @@ class InvertibleCaptioner(ModelHubMixin):
         write_json(folder / "config.json", config | self.about)
 
     def generate_model_card(self, *arguments: Any, **options: Any) -> ModelCard:
-        """The page of the model: its data, figures and drawn images, as far as they are known."""
+        """The model card: its data, figures and drawn images, as far as they are known."""
         return make_card(self.about, SAMPLES if self.samples is not None else None)
 
     def write_card(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The nearest of many embeddings: exactly, or of very many through an index."""
+"""Nearest-neighbour search among embeddings: exact, or with an index for very many."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class NearestIndex:
     def nearest(
         self, queries: Tensor, embeddings: Tensor, scaler: Scaler, top_k: int
     ) -> tuple[Tensor, Tensor]:
-        """As the function `nearest`, but for neighbours that the lists miss; cosines are exact."""
+        """Like the function `nearest`, but may miss some neighbours; cosines are exact."""
         wanted = min(max(COMPARED, 4 * top_k), len(embeddings))
         _, found = self.index.search(F.normalize(queries, dim=1).cpu().numpy(), wanted)
         cosines, numbers = [], []

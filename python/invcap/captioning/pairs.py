@@ -1,4 +1,4 @@
-"""Captioned images as latents and embeddings, and which belong together."""
+"""Captioned images as pairs of latents and embeddings."""
 
 from __future__ import annotations
 

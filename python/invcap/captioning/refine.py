@@ -39,14 +39,14 @@ def refinement(encoder: ImageEncoder, steps: int | None) -> tuple[Map, int]:
 def refine(x: Tensor, e: Tensor, caption: Map, steps: int) -> Tensor:
     """Descends |caption(x) - e|^2 + `STAY` |x - x_0|^2 from latents x_0, each by itself.
 
-    A learned inverse answers near the mean of all images of a sentence, which loses small things
-    that words name. The forward direction tells them apart, and its gradient restores them.
+    A learned inverse predicts about the mean of all images of a sentence, which loses small
+    details. The forward direction distinguishes them, and its gradient restores them.
 
     Args:
         x: (N, n) standardized.
         e: (N, k) coordinates of captions.
         caption: differentiable, from latents to (N, k).
-        steps: of Adam, at a rate that falls linearly from `RATE`.
+        steps: steps of Adam, with a learning rate that falls linearly from `RATE`.
 
     Returns:
         (N, n).

@@ -33,17 +33,17 @@ SMOOTHING = 25
 
 @dataclass(frozen=True)
 class Shown:
-    """One held-out image, (H, W, 3) bytes, and what both directions make of it.
+    """One held-out image, (H, W, 3) bytes, with the results of both directions.
 
     Attributes:
         sentence: its caption.
         found: the nearest of all held-out captions.
-        written: in new words, if there is a writer.
-        right: whether `found` is one of its own.
-        image: as it came.
-        decoded: by the autoencoder alone.
-        drawn: from the sentence, by the network's inverse.
-        round_trip: through the network and back.
+        written: a new sentence, if there is a writer.
+        right: whether `found` is one of its own captions.
+        image: the image itself.
+        decoded: its autoencoder reconstruction.
+        drawn: drawn from the sentence, by the network's inverse.
+        round_trip: its reconstruction through the network and back.
     """
 
     sentence: str

@@ -1,4 +1,4 @@
-"""The similarity that captions and images are found by, and that the contrastive term trains."""
+"""The similarity for searching captions and images, and for the contrastive term."""
 
 from __future__ import annotations
 

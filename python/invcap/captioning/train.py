@@ -134,7 +134,7 @@ REAL = TrainSettings(
 
 
 def default_settings(data: str) -> TrainSettings:
-    """What works best for some data, by its name: `shapes`, or real images."""
+    """The best settings for data, by its name: `shapes`, or real images."""
     return SHAPES if data == "shapes" else REAL
 
 
@@ -171,12 +171,12 @@ class Choices:
         self.most = int(self.count.max())
 
     def draw(self, of: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws one of each, (N,)."""
+        """Draws one for each, (N,)."""
         share = torch.rand(len(of), generator=generator)
         return self.choice[self.first[of] + (share * self.count[of]).long()]
 
     def draw_some(self, of: Tensor, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draws as many of each as there are, without repetition, but at most so many.
+        """Draws up to `most` for each, without replacement.
 
         Returns:
             (N, M), and weights (N, M) that sum to 1 over M and are 0 where there is none.

@@ -12,7 +12,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON list and noth
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda` or `cuda:N`.")]
 Precision = Annotated[
-    str, typer.Option(help="Of training: `float32`, `bfloat16` or `float16`; weights are float32.")
+    str, typer.Option(help="Of arithmetic in training: `float32`, `bfloat16` or `float16`.")
 ]
 Model = Annotated[Path, typer.Argument(help="Folder that `invcap train` wrote.")]
 Data = Annotated[
@@ -25,7 +25,7 @@ Data = Annotated[
 Size = Annotated[str, typer.Option(help="Height x width of the images, pixels.")]
 HeldOut = Annotated[float, typer.Option(help="Share of the images kept out of training.")]
 Cache = Annotated[
-    Path, typer.Option(envvar="INVCAP_CACHE", help="Folder for what is computed once.")
+    Path, typer.Option(envvar="INVCAP_CACHE", help="Folder for cached encodings.")
 ]
 Wordings = Annotated[int | None, typer.Option(help="Captions of each image of `shapes`, 1 to 5.")]
 Drawings = Annotated[
@@ -50,7 +50,7 @@ Diffusion = Annotated[
     str | None, typer.Option("--model", help="Model: folder, file or hub name; else tiny-sd.")
 ]
 Dtype = Annotated[
-    str, typer.Option(help="Of the frozen networks: `float32`, `bfloat16` or `float16`.")
+    str, typer.Option(help="Dtype of frozen networks: `float32`, `bfloat16` or `float16`.")
 ]
 ImageSize = Annotated[
     str | None, typer.Option("--size", help="Height x width, pixels; default the model's own.")

@@ -118,10 +118,10 @@ def invert(
     ] = False,
     data: Annotated[
         str | None,
-        typer.Option(help="Captioned images, as of `invcap train`, whose captions words are of."),
+        typer.Option(help="Captioned images, as in `invcap train`: search their captions."),
     ] = None,
     sentences: Annotated[
-        Path | None, typer.Option(help="Text file of sentences, one a line, that words are of.")
+        Path | None, typer.Option(help="Text file of sentences, one a line: search words in them.")
     ] = None,
     budget: Annotated[
         int | None, typer.Option(help="Most UNet evaluations of the search for an image.")

@@ -38,7 +38,7 @@ class EncodedImages:
     Attributes:
         shards: the files.
         width: n, numbers of an encoded image.
-        variants: how often each image was encoded: as it is, then moved and tinted.
+        variants: encoded versions of each image: the image, then moved and tinted copies.
     """
 
     shards: Sequence[Path]
@@ -154,7 +154,7 @@ def _encode_part(
 
 
 def held_out(example: Example, settings: DataSettings) -> bool:
-    """On which side of the split an example is."""
+    """Whether an example is held out."""
     return is_held_out(example.group, settings.held_out, settings.seed)
 
 

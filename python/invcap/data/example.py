@@ -46,7 +46,7 @@ class ExampleTable(Sequence[Example]):
     """Examples whose texts are in an Arrow table and whose images are opened when asked for.
 
     Args:
-        names, captions, groups: as of `Example`, one for each.
+        names, captions, groups: see `Example`, one for each.
         open_at: decodes the image of the example with a number.
     """
 

@@ -148,7 +148,7 @@ def load_tar_shards(
 
     Args:
         pattern: a path, or a shell pattern of paths, that ends in `.tar`.
-        picture_column, caption_columns, group_column: as of `load_hugging_face`; columns are the
+        picture_column, caption_columns, group_column: see `load_hugging_face`; columns are the
             files' suffixes.
 
     Raises:

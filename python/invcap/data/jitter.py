@@ -1,4 +1,4 @@
-"""How one drawing of a scene differs from the clean rendering."""
+"""Random deviations of a drawing of a scene from the clean rendering."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which scene an image shows: the one of which some drawing fits best.
+"""Recognizes the scene in an image, by the drawing that fits best.
 
-A drawing is a mask m in two colours, b (1 - m) + c m. For a given m the colours that fit an image I
-best, in squared distance of pixels, are those of a line through I over m, and what is left is least
-where the squared correlation of m and I, summed over channels, is most.
+A drawing is a mask m in two colours, b (1 - m) + c m. For a given m, linear regression of the image
+I on m gives the best colours, and the squared error is smallest where the squared correlation of m
+and I, summed over channels, is largest.
 """
 
 from __future__ import annotations

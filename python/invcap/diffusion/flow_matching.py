@@ -14,7 +14,7 @@ from invcap.diffusion.schedule import Schedule
 
 
 class FlowMatching(FrozenTextToImage):
-    """A transformer on patches of 2 x 2 latents that predicts v, the way from an image to noise."""
+    """A transformer on 2 x 2 patches of latents that predicts v, the velocity towards the noise."""
 
     schedule_class: ClassVar[type[Schedule]] = FlowSchedule
     schedule: FlowSchedule

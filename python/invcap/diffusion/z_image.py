@@ -20,7 +20,7 @@ PLACE = "<prompt>"
 
 
 class ZImage(FlowMatching):
-    """`ZImagePipeline`: the states of a Qwen3 that is asked for the prompt, one before its last.
+    """`ZImagePipeline`: hidden states of Qwen3 (the last but one), for a chat with the prompt.
 
     Conditioning: `prompt_embeds`, (N, 512, 2560) here, zeros after a prompt's n tokens; in files
     and in the pipeline's call, those n alone. Token vectors are Qwen3's, between the words of its

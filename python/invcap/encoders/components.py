@@ -18,7 +18,7 @@ class Components:
 
     Attributes:
         mean: (n,) float32.
-        directions: (n, m) float32, by falling variance of what they see, divided by its root.
+        directions: (n, m) float32, sorted by variance, divided by the standard deviations.
     """
 
     mean: Tensor
