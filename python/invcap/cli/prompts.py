@@ -21,6 +21,7 @@ from invcap.cli.options import (
     parse_size,
 )
 from invcap.cli.output import print_result
+from invcap.cli.words import in_words, load_bank, load_captioner, load_proposer, read_sentences
 
 app = typer.Typer()
 Offload = Annotated[
@@ -65,7 +66,7 @@ def score(
 
     if bool(prompts) == (file is not None):
         raise ValueError("expected either PROMPTS or --prompts FILE")
-    asked = _read_sentences(file) if file is not None else prompts or []
+    asked = read_sentences(file) if file is not None else prompts or []
     where = resolve_device(device)
     _check_offload(offload, where)
     weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
@@ -213,7 +214,7 @@ def invert(
     over: Parametrization = "conditioning" if pooled else "hidden_states"
     bank = None
     if data is not None or sentences is not None:
-        bank = _bank(pipeline.model, data, sentences, cache, processes)
+        bank = load_bank(pipeline.model, data, sentences, cache, processes)
     search = SearchSettings(**given(budget=budget)) if bank else None
     settings = bulk.RunSettings(
         parse_size(size) if size else pipeline.size,
@@ -233,9 +234,9 @@ def invert(
         together=together,
         negative=negative,
     )
-    says = _captioner(captioner, processes.device)
+    says = load_captioner(captioner, processes.device)
     found = WordSearch(
-        bank, _proposer(proposer, proposer_prompt, processes.device), **given(settings=search)
+        bank, load_proposer(proposer, proposer_prompt, processes.device), **given(settings=search)
     )
     result = bulk.invert(pipeline, pictures, output, settings, processes, resume, says, found)
     processes.end_training()
@@ -243,7 +244,7 @@ def invert(
         lines = (
             f"{r.get('picture') or ' '.join(r['pictures'])}\t{r['embedding']}\t"
             f"bound {r['log_likelihood']:.4f} ± {r['standard_error']:.4f} after {r['steps']} steps"
-            + _in_words(r)
+            + in_words(r)
             for r in result
         )
         print_result("\n".join(lines), result, as_json)
@@ -256,57 +257,6 @@ def _check_offload(offload: bool, device: Any) -> None:
 
 def _place(pipeline: Any, device: Any, offload: bool) -> Any:
     return pipeline.enable_offload(device) if offload else pipeline.to(device)
-
-
-def _in_words(row: dict[str, Any]) -> str:
-    if "prompt" not in row:
-        return ""
-    bound, error = row["prompt_log_likelihood"], row["prompt_standard_error"]
-    return f"\t{row['prompt']}\tbound {bound:.4f} ± {error:.4f}"
-
-
-def _captioner(folder: Path | None, device: Any) -> Any:
-    if folder is None:
-        return None
-    from invcap.captioning import InvertibleCaptioner
-
-    return InvertibleCaptioner.from_pretrained(folder).to(device)
-
-
-def _proposer(name: str | None, prompt: str, device: Any) -> Any:
-    if name is None:
-        return None
-    from invcap.prompt_inversion.proposer import Proposer
-
-    return Proposer(name, prompt).to(device)
-
-
-def _bank(model: Any, data: str | None, file: Path | None, cache: Path, processes: Any) -> Any:
-    """The captions of some data and the lines of a file, as a bank of sentences."""
-    from invcap.data import load_examples
-    from invcap.prompt_inversion.bank import make_bank
-
-    sentences = [] if file is None else _read_sentences(file)
-    if data is not None:
-        for example in load_examples(data).examples:
-            sentences += example.captions
-    return make_bank(model, sentences, cache, processes)
-
-
-def _read_sentences(file: Path) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        ValueError: it is no text file, or holds no sentence.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: expected a text file of sentences: {error}") from None
-    sentences = [line.strip() for line in lines if line.strip()]
-    if not sentences:
-        raise ValueError(f"{file}: expected a sentence on each line, got none")
-    return sentences
 
 
 def _dtype(name: str) -> Any:
