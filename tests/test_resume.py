@@ -54,6 +54,7 @@ def written(output: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(train, tmp_path):
     start_server()
@@ -80,6 +81,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(train, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_processes_give_the_weights_of_one_and_one_resumes_what_two_began(train, tmp_path):
     ConvAutoencoder(latent_channels=6, channels=8, blocks=1).save_pretrained(tmp_path / "encoder")

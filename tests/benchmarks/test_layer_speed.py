@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow  # compiles the dense product, and measures memory in processes
+# Compiles the dense product, and measures memory in processes.
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -43,5 +43,5 @@ def test_captions_begin_with_the_prompt_of_the_model(blip, pictures):
 def test_a_name_that_is_no_model_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"proposer: .* is neither a folder nor an image-to-text"):
         Proposer(str(tmp_path))
-    with pytest.raises(ValueError, match="beams and samples must not .* both 0, got 0 and 0"):
+    with pytest.raises(ValueError, match=r"beams and samples must not .* both 0, got 0 and 0"):
         Proposer(str(tmp_path), beams=0)

@@ -223,9 +223,7 @@ def test_held_out_images_take_no_part(model, data, accelerator, learned, tmp_pat
 
 
 @pytest.mark.slow
-def test_captions_that_the_model_cannot_read_are_skipped(
-    model, accelerator, tmp_path, caplog
-):
+def test_captions_that_the_model_cannot_read_are_skipped(model, accelerator, tmp_path, caplog):
     long = " ".join(["zebra"] * 90)
     data = write_data(tmp_path / "images", lambda text: long if "circle" in text else text)
     where = (tmp_path / "starts", tmp_path / "work")
@@ -334,6 +332,7 @@ def test_the_command_learns_starts_and_lists_their_files(folder, data, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_starts_of_stable_diffusions_width_are_learned_in_12_gb():
     # Steps that Muon leaves as they are, and fewer images for axes, take less time. Muon's own
     # memory is a few matrices of one layer.

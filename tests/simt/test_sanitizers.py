@@ -29,6 +29,7 @@ def runtime() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(not runtime(), reason="g++ with AddressSanitizer was not found")
 def test_no_access_is_out_of_bounds_and_no_behaviour_undefined():

@@ -213,9 +213,7 @@ def test_the_average_follows_the_weights_faster_at_first(accelerator, tmp_path):
 
 
 @pytest.mark.parametrize("optimizers", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_training_step_reads_nothing_back_from_the_device(
-    accelerator, monkeypatch, optimizers
-):
+def test_a_training_step_reads_nothing_back_from_the_device(accelerator, monkeypatch, optimizers):
     network = make_network().to("meta")
     batches = [
         {

@@ -24,9 +24,7 @@ Data = Annotated[
 ]
 Size = Annotated[str, typer.Option(help="Height x width of the images, pixels.")]
 HeldOut = Annotated[float, typer.Option(help="Share of the images kept out of training.")]
-Cache = Annotated[
-    Path, typer.Option(envvar="INVCAP_CACHE", help="Folder for cached encodings.")
-]
+Cache = Annotated[Path, typer.Option(envvar="INVCAP_CACHE", help="Folder for cached encodings.")]
 Wordings = Annotated[int | None, typer.Option(help="Captions of each image of `shapes`, 1 to 5.")]
 Drawings = Annotated[
     int | None,

@@ -213,6 +213,7 @@ def test_processes_fail_together_and_one_resumes_what_two_began(folder, gallery,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(folder, gallery, tmp_path):
     log, moments, output = tmp_path / "log", Random(0), tmp_path / "found"
     resumed = partial(bulk_elsewhere, folder, gallery, output, resume=True)
