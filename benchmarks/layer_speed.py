@@ -40,6 +40,8 @@ GROWN = {
     "batch": (1, 16, 256, 4096, 65536),
     "depth": (1, 2, 4, 8, 16, 32),
 }
+# In bfloat16. Dense layers take seconds there on a processor without instructions for it.
+HALVES = ((1024, 256), (2048, 256))
 SECONDS = 4.0
 MEMORY_SIZE, MEMORY_BATCH, DEPTH = 1024, 4096, 8
 
@@ -329,8 +331,7 @@ def measure() -> dict:
     """All figures."""
     dense = limit()
     grid = [(n, batch) for n in SIZES for batch in BATCHES]
-    # Dense layers in bfloat16 take seconds where a processor has no instructions for it.
-    halves = [(n, batch) for n, batch in grid if n >= 1024 and batch == 256]
+
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -341,7 +342,7 @@ def measure() -> dict:
         },
         "bfloat16": {
             f"{n}, {batch}": cell(n, batch, None, torch.bfloat16)
-            for n, batch in tqdm(halves, desc="bfloat16")
+            for n, batch in tqdm(HALVES, desc="bfloat16")
         },
         "network": {
             f"{n}, {batch}": network(n, batch) for n, batch in tqdm(NETWORKS, desc="networks")

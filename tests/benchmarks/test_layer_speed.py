@@ -12,6 +12,7 @@ def speed(script):
         for name, value in {
             "SIZES": (1024,),
             "BATCHES": (256,),
+            "HALVES": ((64, 8),),
             "NETWORKS": ((16, 8),),
             "PEER_SIZES": (16,),
             "PEER_BATCHES": (8,),
@@ -41,7 +42,7 @@ def test_all_is_measured_and_shown(speed, results, tmp_path):
     assert 0.1 < errors["forward"] < 2 and 0.1 < errors["inverse"] < 2
     assert set(results["slopes"]) == {"n", "batch", "depth"}
     text = speed.table(results)
-    assert "| 1024 | 256 |" in text and "zuko" in text
+    assert "| 1024 | 256 |" in text and "| 64 | 8 |" in text and "zuko" in text
     speed.plot(results).savefig(tmp_path / "ratios.png")
 
 
