@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Without test_tensors.py, which imports torch: that takes long under the sanitizers.
+# The others have no selected tests, and one of them imports torch.
 FILES = (HERE / "test_harness.py", HERE / "test_kernels.py")
 # Sizes that are read one by one and by 16 bytes, and rows too long for shared memory.
 SELECTION = "sound or every_operation and ascending and (33 or 96) or too_long and float32-d"
