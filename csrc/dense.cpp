@@ -7,8 +7,8 @@
 namespace invcap::dense {
 namespace {
 
-// Large enough for products to run at full speed (and to be worth a launch on a GPU), small enough
-// to skip most of the zeros.
+// Wide enough for products to run at full speed (and on a GPU to be worth a launch), narrow enough
+// to leave little of what is zero.
 int64_t block_size(const at::Tensor& a) { return a.is_cuda() ? 512 : 128; }
 
 at::Tensor lower(const at::Tensor& lu, double diagonal) {

@@ -49,16 +49,16 @@ std::string force_way(const std::string& name) {
 
 Way forced_way() { return forced; }
 
-// The table. Costs in units of a dense layer's time: the dense way about 1 + n / (3 rows) on any
-// hardware; our own kernels, for any n and number of rows:
-//   CPU, float32 and float64: 0.9 to 1.2 forward, 1.05 to 1.6 for a training step. Measured with
-//     AVX2, and with AVX-512 and AMX. For steps of 8,192 rows the dense way is faster: 1.05 to 1.16
-//     against 1.18 to 1.3 (n = 768 and 1024, AVX2); for 2,048 it is slower, 1.25 to 1.35 against
-//     1.03 to 1.14.
-//   CPU, bfloat16 with AMX: 5, since our kernels compute in float32. Without AMX, a dense layer in
-//     half precision is slower than our kernels.
-//   GPU: 2 to 6 forward, 4 to 7 backward (predicted), but the dense way takes some 25 launches. For
-//     small n, a whole network runs in one launch without leaving the chip, if no graph is kept.
+// The table. The dense way costs about 1 + n / (3 rows) dense layers, whatever the hardware;
+// kernels of our own, whatever n and the rows:
+//   CPU, float32 and float64: 0.9 to 1.2 dense layers forward, 1.05 to 1.6 a step. Measured with
+//     AVX2, and with AVX-512 and AMX. Steps of 8,192 rows are where the dense way is faster: 1.05
+//     to 1.16 against 1.18 to 1.3 (n = 768 and 1024, AVX2); at 2,048 it is slower, 1.25 to 1.35
+//     against 1.03 to 1.14.
+//   CPU, bfloat16 where it is multiplied in AMX tiles: 5 dense layers, since they work in float32.
+//     Elsewhere a dense layer in half precision is slower than they are.
+//   GPU: 2 to 6 dense layers forward, 4 to 7 back, as predicted, against some 25 launches; but
+//     where n is small, a whole network stays on the chip in one launch if it keeps no graph.
 int64_t dense_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device, bool keeps_graph) {
   if (const auto rows = forced_rows(n)) return *rows;
   if (device == c10::DeviceType::CUDA) {
