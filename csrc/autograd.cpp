@@ -1,12 +1,11 @@
 // First derivatives of the layer and its inverse, as autograd functions: no step through Python.
 //
-// Their backward passes are operators too; functional.py has the derivatives of those. Where lu is
-// frozen there is no sum over the batch to find: gz L U is the layer of lu^T, gx U^-1 L^-1 its
-// inverse.
+// Their backward passes are operators too; functional.py has the derivatives of those.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "frozen.h"
 #include "operators.h"
 
 namespace invcap {
@@ -40,16 +39,10 @@ struct LuLeaky : torch::autograd::Function<LuLeaky<inverse>> {
     if (!ctx->needs_input_grad(1)) {
       // Tensors keep the dtype of the forward pass, whatever autocast is on by now.
       const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-      const auto times = [&](double m, Tensor a) { return at::where(saved[1] < 0, m * a, a); };
-      const auto through = [&](Tensor a) {
-        return std::get<0>(
-            layer_operator(inverse).call(a, saved[3].t(), std::nullopt, diagonal, 1.0));
-      };
-      const auto gz = inverse ? through(grads[0]) : times(negative_slope, grads[0]);
-      const auto grad = inverse ? times(1 / negative_slope, gz) : through(gz);
+      const auto [grad, gz] =
+          frozen_backward(inverse, grads[0], saved[1], saved[3], diagonal, negative_slope);
       if (!biased || !ctx->needs_input_grad(2)) return {grad, {}, {}, {}, {}};
-      const auto gb = gz.reshape_symint({-1, saved[3].sym_size(0)}).sum(0);
-      return {grad, {}, inverse ? -gb : gb, {}, {}};
+      return {grad, {}, bias_gradient(inverse, gz, saved[3]), {}, {}};
     }
     auto [grad, glu, gb] = layer_backward_operator(inverse).call(
         grads[0], saved[0], saved[1], saved[2], saved[3], diagonal, negative_slope);

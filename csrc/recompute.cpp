@@ -2,7 +2,8 @@
 //
 // Going back through the layers, the input of each is recovered from its output by the layer's own
 // inverse (or, for the inverse direction, by its forward), which also yields the h that the weight
-// gradients need. Memory: n numbers per row of the batch, whatever the depth.
+// gradients need. Frozen weights have none. Memory: n numbers per row of the batch, whatever the
+// depth.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 
 #include "dense.h"
+#include "frozen.h"
 #include "operators.h"
 
 namespace invcap {
@@ -25,9 +27,11 @@ struct Layers {
   variable_list lu, bias;
   std::vector<double> diagonals, negative_slopes;
   bool inverse;
+  std::vector<bool> learns;  // of each lu, then of each bias: whether a gradient is wanted
 };
 
-// Gradients by the network's input, by each lu and by each bias that there is, in this order.
+// Gradients by the network's input, by each lu and by each bias that there is, in this order;
+// undefined where none is wanted.
 variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad) {
   const size_t depth = layers.lu.size();
   variable_list found(1 + 2 * depth);
@@ -36,20 +40,31 @@ variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad
     const double diagonal = layers.diagonals[i], slope = layers.negative_slopes[i];
     const auto& lu = layers.lu[i];
     const auto bias = layers.bias[i].defined() ? Optional(layers.bias[i]) : std::nullopt;
-    auto [input, h] = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
+    const bool learns = layers.learns[i], learns_bias = layers.learns[depth + i];
+    at::Tensor input, h, gb;
+    // What went into a frozen layer is for the one before it.
+    if (learns || layers.inverse || step + 1 < depth) {
+      std::tie(input, h) = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
+    }
     const auto& x = layers.inverse ? output : input;
     const auto& y = layers.inverse ? input : output;
-    // A layer that took the dense way has no h.
-    if (h.sym_sizes() != x.sym_sizes()) h = at::matmul(x, dense::upper(lu, diagonal).t());
-    auto [input_grad, glu, gb] =
-        layer_backward_operator(layers.inverse).call(grad, x, y, h, lu, diagonal, slope);
-    found[1 + i] = glu;
-    if (bias) found[1 + depth + i] = gb;
+    if (learns) {
+      // A layer that took the dense way has no h.
+      if (h.sym_sizes() != x.sym_sizes()) h = at::matmul(x, dense::upper(lu, diagonal).t());
+      std::tie(grad, found[1 + i], gb) =
+          layer_backward_operator(layers.inverse).call(grad, x, y, h, lu, diagonal, slope);
+    } else {
+      at::Tensor gz;
+      std::tie(grad, gz) = frozen_backward(layers.inverse, grad, y, lu, diagonal, slope);
+      if (learns_bias) gb = bias_gradient(layers.inverse, gz, lu);
+    }
+    if (learns_bias) found[1 + depth + i] = gb;
     output = input;
-    grad = input_grad;
   }
   found[0] = grad;
-  std::erase_if(found, [](Tensor a) { return !a.defined(); });
+  for (size_t i = depth; i-- > 0;) {
+    if (!layers.bias[i].defined()) found.erase(found.begin() + 1 + depth + i);
+  }
   return found;
 }
 
@@ -69,12 +84,18 @@ variable_list gradients_in_parts(const Layers& layers, at::Tensor output, at::Te
     if (first == 0) {
       // Sums of half-precision gradients are kept in float32, and rounded once.
       const auto dtype = at::promote_types(output.scalar_type(), at::kFloat);
-      for (const auto& gradient : found) total.push_back(gradient.to(dtype));
+      for (Tensor gradient : found) {
+        total.push_back(gradient.defined() ? gradient.to(dtype) : gradient);
+      }
     } else {
-      for (size_t i = 1; i < total.size(); ++i) total[i].add_(found[i]);
+      for (size_t i = 1; i < total.size(); ++i) {
+        if (total[i].defined()) total[i].add_(found[i]);
+      }
     }
   }
-  for (auto& gradient : total) gradient = gradient.to(output.scalar_type());
+  for (auto& gradient : total) {
+    if (gradient.defined()) gradient = gradient.to(output.scalar_type());
+  }
   total[0] = input_grad;
   return total;
 }
@@ -103,11 +124,17 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
     if (!at::GradMode::is_enabled()) without_graph.emplace();
     const auto saved = ctx->get_saved_variables();
     const auto lu = saved.begin() + 1, bias = lu + saved.size() / 2;
+    std::vector<bool> learns;
+    size_t edge = 0;
+    for (auto a = lu; a != saved.end(); ++a) {
+      learns.push_back(a->defined() && ctx->needs_input_grad(++edge));
+    }
     const Layers layers{{lu, bias},
                         {bias, saved.end()},
                         ctx->saved_data["diagonals"].toDoubleVector(),
                         ctx->saved_data["negative_slopes"].toDoubleVector(),
-                        ctx->saved_data["inverse"].toBool()};
+                        ctx->saved_data["inverse"].toBool(),
+                        learns};
     const bool many = saved[0].is_cpu() && saved[0].sym_numel() > kNumbersAtOnce;
     auto found = (many ? gradients_in_parts : gradients)(layers, saved[0], grads[0]);
     found.resize(found.size() + 4);  // none by the arguments that are no tensors

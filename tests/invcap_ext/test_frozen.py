@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from layer_references import FUNCTIONS, make_case
+from layer_references import FUNCTIONS, make_case, randomize_, relative_error
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from invcap_ext import InvertibleLinear
+from invcap_ext import InvertibleLinear, InvertibleNetwork, route
 
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
@@ -15,11 +15,11 @@ class Operators(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         if operator.namespace == "invcap":
-            self.names.add(operator._opname)
+            self.names.append(operator._opname)
         return operator(*args, **(kwargs or {}))
 
 
@@ -63,3 +63,42 @@ def test_a_frozen_layer_hands_gradients_on_under_autocast_and_compile():
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     assert found.dtype == torch.float32
     assert (found - expected).norm() <= 0.02 * expected.norm()
+
+
+def recomputed(network: InvertibleNetwork, direction: str, x, activations="recompute"):
+    """The gradients that are wanted, and our operators that a backward pass ran."""
+    network.activations = activations
+    wanted = [x, *(p for p in network.parameters() if p.requires_grad)]
+    result = getattr(network, direction)(x)
+    with Operators() as ran:
+        return torch.autograd.grad(result.square().sum(), wanted), ran.names
+
+
+@pytest.mark.parametrize("direction", ("forward", "inverse"))
+@pytest.mark.parametrize("way", ("dense", "tiles"))
+@pytest.mark.parametrize("rows", (7, 5000))  # at once, and in parts
+def test_a_network_that_recomputes_finds_no_gradient_of_frozen_weights(direction, way, rows):
+    network = InvertibleNetwork(128, 3, 0.4, dtype=torch.float64)
+    randomize_(network)
+    network.layers[1].bias = None
+    for layer in network.layers[:2]:
+        layer.lu.requires_grad_(False)
+    network.layers[2].bias.requires_grad_(False)
+    x = make_case(128, rows).rows.requires_grad_()
+    with route(way):
+        found, ran = recomputed(network, direction, x)
+        expected, _ = recomputed(network, direction, x, "store")
+    parts = 1 if rows == 7 else 2
+    assert sum("backward" in name for name in ran) == parts
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < 1e-11
+
+
+def test_a_frozen_network_that_recomputes_goes_back_through_one_operator_a_layer_and_one_between():
+    network = InvertibleNetwork(33, 3, 0.4, dtype=torch.float64).requires_grad_(False)
+    x = make_case(33, 7).rows.requires_grad_()
+    with route("tiles"):
+        (found,), ran = recomputed(network, "forward", x)
+        (expected,), _ = recomputed(network, "forward", x, "store")
+    assert sorted(ran) == ["lu_leaky"] * 3 + ["lu_leaky_inverse"] * 2
+    assert relative_error(found, expected) < 1e-12
