@@ -1,8 +1,10 @@
 """What the extension was built for, and the ImportError under another torch."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +88,35 @@ def test_a_tensor_of_a_device_without_kernels_is_an_error_that_says_how_to_build
         operator = getattr(torch.ops.invcap, name).default
         with pytest.raises(NotImplementedError, match=message):
             operator.redispatch(kernels, elsewhere, elsewhere, None, 1.0, 0.1)
+
+
+def built_with(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a build into a folder says, with no program but Python's own on PATH."""
+    command = (sys.executable, "setup.py", "build_ext", "--build-lib", folder, "--build-temp")
+    bare = {key: value for key, value in os.environ.items() if key != "CXX"}
+    return subprocess.run(
+        [*command, folder / "build"],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+        env=bare | {"PATH": str(folder)} | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "missing"), (({}, "c++ or g++ or clang++"), ({"CXX": "icpx -w"}, "icpx"))
+)
+def test_a_build_without_a_compiler_ends_in_one_line_that_says_what_to_install(
+    tmp_path: Path, environment: dict[str, str], missing: str
+) -> None:
+    done = built_with(tmp_path, **environment)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert f"needs a C++20 compiler, and {missing} was not found: install one (apt install" in last
+
+
+def test_a_build_that_cmake_gives_up_ends_in_one_line(tmp_path: Path) -> None:
+    for name in ("g++", "cmake", "ninja"):
+        (tmp_path / name).write_text("#!/bin/sh\necho what is wrong >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    done = built_with(tmp_path, CXX="g++")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "invcap_ext was not built: cmake says above" in done.stderr.splitlines()[-1]
