@@ -181,7 +181,8 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(grad, x, y, lu)
 
 
-def _factors(lu: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
+def factors(lu: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
+    """Returns L and U, dense (n, n)."""
     scaled_identity = diagonal * torch.eye(lu.shape[0], dtype=lu.dtype, device=lu.device)
     return lu.tril(-1) + scaled_identity, lu.triu(1) + scaled_identity
 
@@ -218,7 +219,7 @@ def _lu_leaky_double_backward(
     gy, x, y, lu = ctx.saved_tensors
     dtype, shape, n = x.dtype, x.shape, lu.shape[0]
     gy, x, y, vx, lu, vlu, vb = _as_rows(n, gy, x, y, vx, lu, vlu, vb)
-    lower, upper = _factors(lu, ctx.diagonal)
+    lower, upper = factors(lu, ctx.diagonal)
     v_lower, v_upper = vlu.tril(-1), vlu.triu(1)
     gz = _leaky(gy, y, ctx.negative_slope)
     gh = gz @ lower
@@ -242,7 +243,7 @@ def _lu_leaky_inverse_double_backward(
     gx, x, y, lu = ctx.saved_tensors
     dtype, shape, n = x.dtype, x.shape, lu.shape[0]
     gx, x, y, vy, lu, vlu, vb = _as_rows(n, gx, x, y, vy, lu, vlu, vb)
-    lower, upper = _factors(lu, ctx.diagonal)
+    lower, upper = factors(lu, ctx.diagonal)
     v_lower, v_upper = vlu.tril(-1), vlu.triu(1)
     solve = torch.linalg.solve_triangular
     gh = solve(upper, gx, upper=True, left=False)

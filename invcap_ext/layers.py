@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from invcap_ext._C import check_settings
-from invcap_ext.functional import lu_leaky, lu_leaky_inverse
+from invcap_ext.functional import factors, lu_leaky, lu_leaky_inverse
 from invcap_ext.kept import KeptInverse, uses_kept_inverse
 from invcap_ext.merged import MergedLayer, MergedNetwork
 
@@ -139,21 +139,18 @@ class InvertibleLinear(nn.Module):
     @property
     def lower(self) -> Tensor:
         """L, dense (n, n)."""
-        return self.lu.tril(-1) + self._scaled_identity()
+        return factors(self.lu, self.diagonal)[0]
 
     @property
     def upper(self) -> Tensor:
         """U, dense (n, n)."""
-        return self.lu.triu(1) + self._scaled_identity()
+        return factors(self.lu, self.diagonal)[1]
 
     @property
     def weight(self) -> Tensor:
         """L U, dense (n, n), computed by a dense matrix product."""
-        return self.lower @ self.upper
-
-    def _scaled_identity(self) -> Tensor:
-        ones = torch.eye(self.features, dtype=self.lu.dtype, device=self.lu.device)
-        return self.diagonal * ones
+        lower, upper = factors(self.lu, self.diagonal)
+        return lower @ upper
 
     def extra_repr(self) -> str:
         return (

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from invcap_ext.functional import lu_leaky_inverse
+from invcap_ext.functional import factors, lu_leaky_inverse
 
 # The largest error relative to that of `solve_triangular`, on the probe's rows.
 MOST_ERROR = 1.8
@@ -51,7 +51,7 @@ def dense_inverse(lu: Tensor, bias: Tensor | None, diagonal: float) -> DenseInve
     Returns:
         The inverse; None if its error is more than `MOST_ERROR` times that of substitution.
     """
-    lower, upper = _triangles(lu.double(), diagonal)
+    lower, upper = factors(lu.double(), diagonal)
     identity = torch.eye(len(lu), dtype=torch.float64, device=lu.device)
     inverse = _solve(lower, upper, identity)
     scale = diagonal**-2
@@ -60,10 +60,6 @@ def dense_inverse(lu: Tensor, bias: Tensor | None, diagonal: float) -> DenseInve
     if not _is_exact(found, lu, diagonal):
         return None
     return found if bias is None else replace(found, offset=-(inverse @ bias.double()).to(lu.dtype))
-
-
-def _triangles(lu: Tensor, diagonal: float) -> tuple[Tensor, Tensor]:
-    return lu.tril(-1).fill_diagonal_(diagonal), lu.triu(1).fill_diagonal_(diagonal)
 
 
 def _solve(lower: Tensor, upper: Tensor, columns: Tensor) -> Tensor:
@@ -78,7 +74,7 @@ def _is_exact(inverse: DenseInverse, lu: Tensor, diagonal: float) -> bool:
     those of the round trip from x: for float64 there is no more accurate reference, and in half
     precision the rounding of z dominates.
     """
-    lower, upper = _triangles(lu.double(), diagonal)
+    lower, upper = factors(lu.double(), diagonal)
     wide = torch.float64 if lu.dtype == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(PROBE_ROWS, len(lu), generator=generator, dtype=torch.float64).to(lu.device)
@@ -118,7 +114,7 @@ class MergedLayer(nn.Module):
         self.diagonal = diagonal
         self.negative_slope = negative_slope
         lu, bias = lu.detach().clone(), None if bias is None else bias.detach().clone()
-        lower, upper = _triangles(lu.double(), diagonal)
+        lower, upper = factors(lu.double(), diagonal)
         weight = lower @ upper
         if log_scale is not None:
             weight *= log_scale.detach().double().exp()

@@ -22,6 +22,7 @@ from invcap_ext import InvertibleNetwork, build_info, route
 from invcap_ext._gpu_report import Outcome, Report, recommendations
 from invcap_ext._gpu_situations import check_situations
 from invcap_ext._gpu_timing import milliseconds
+from invcap_ext.functional import factors
 
 DEVICE = "cuda"
 OPERATORS = torch.ops.invcap
@@ -102,16 +103,14 @@ def merged_backward(p: Layer) -> Callable[[], object]:
     return lambda: (p.grad @ weight, p.grad.T @ p.x)
 
 
-def factors(p: Layer) -> tuple[Tensor, Tensor]:
-    """L and U, dense, in the dtype that torch can solve with."""
-    lu = p.lu.to(torch.promote_types(p.lu.dtype, torch.float32))
-    scaled_identity = SETTINGS[0] * torch.eye(len(lu), device=lu.device, dtype=lu.dtype)
-    return lu.tril(-1) + scaled_identity, lu.triu(1) + scaled_identity
+def wide_factors(p: Layer) -> tuple[Tensor, Tensor]:
+    """L and U in the dtype that torch can solve with."""
+    return factors(p.lu.to(torch.promote_types(p.lu.dtype, torch.float32)), SETTINGS[0])
 
 
 def formed(p: Layer) -> Callable[[], object]:
     def run() -> Tensor:
-        lower, upper = factors(p)
+        lower, upper = wide_factors(p)
         return F.leaky_relu(F.linear(p.x, (lower @ upper).to(p.x.dtype), p.bias), SETTINGS[1])
 
     return run
@@ -119,7 +118,7 @@ def formed(p: Layer) -> Callable[[], object]:
 
 def formed_inverse(p: Layer) -> Callable[[], object]:
     def run() -> Tensor:
-        lower, upper = factors(p)
+        lower, upper = wide_factors(p)
         z = F.leaky_relu(p.y, 1 / SETTINGS[1]) - p.bias
         solve = torch.linalg.solve_triangular
         identity = torch.eye(len(lower), device=lower.device, dtype=lower.dtype)
