@@ -1,6 +1,7 @@
 #include "dense.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 
 #include <algorithm>
 
@@ -9,7 +10,7 @@ namespace {
 
 // Wide enough for products to run at full speed (and on a GPU to be worth a launch), narrow enough
 // to leave little of what is zero.
-int64_t block_size(const at::Tensor& a) { return a.is_cuda() ? 512 : 128; }
+int64_t block_size(const at::Tensor& a) { return a.is_cuda() ? 1024 : 128; }
 
 at::Tensor lower(const at::Tensor& lu, double diagonal) {
   return lu.tril(-1).fill_diagonal_(diagonal);
@@ -72,6 +73,16 @@ at::Tensor through(const at::Tensor& grad, const at::Tensor& y, double negative_
   return at::where(y.lt(0), one * negative_slope, one).mul_(grad);
 }
 
+at::Tensor widened(const at::Tensor& a) {
+  return a.to(at::promote_types(a.scalar_type(), at::kFloat));
+}
+
+// rows T^-1. Substitution in TF32 would lose far more than one product does.
+at::Tensor solved(const at::Tensor& t, const at::Tensor& rows, bool upper) {
+  const at::NoTF32Guard no_tf32;
+  return at::linalg_solve_triangular(t, rows, upper, /*left=*/false).contiguous();
+}
+
 }  // namespace
 
 at::Tensor upper(const at::Tensor& lu, double diagonal) {
@@ -93,6 +104,30 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
   const auto gz = through(gy, y, negative_slope);
   const auto glu = gradient(gz.t().mm(x), lower(lu, diagonal), upper(lu, diagonal));
   return {gz.mm(weight), glu, gz.sum(0)};
+}
+
+std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu,
+                                                    const std::optional<at::Tensor>& bias,
+                                                    double diagonal, double negative_slope) {
+  const auto wide = widened(lu);
+  auto z = widened(y);
+  if (negative_slope != 1) z = at::leaky_relu(z, 1 / negative_slope);
+  if (bias) z = z - *bias;
+  const auto h = solved(lower(wide, diagonal).t(), z, /*upper=*/true);
+  const auto x = solved(upper(wide, diagonal).t(), h, /*upper=*/false);
+  return {x.to(y.scalar_type()), h.to(y.scalar_type())};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_rows(const at::Tensor& gx,
+                                                                     const at::Tensor& y,
+                                                                     const at::Tensor& lu,
+                                                                     double diagonal,
+                                                                     double negative_slope) {
+  const auto wide = widened(lu);
+  const auto gh = solved(upper(wide, diagonal), widened(gx), /*upper=*/true);
+  const auto gz = solved(lower(wide, diagonal), gh, /*upper=*/false);
+  const auto gy = negative_slope == 1 ? gz : at::where(y.lt(0), gz / negative_slope, gz);
+  return {gy.to(y.scalar_type()), gz.to(y.scalar_type()), gh.to(y.scalar_type())};
 }
 
 }  // namespace invcap::dense

@@ -23,6 +23,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_backward(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& y, const at::Tensor& weight,
     const at::Tensor& lu, double diagonal, double negative_slope);
 
+// By the triangular solves of torch's libraries, half precision in float32; returns (x, h).
+std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const at::Tensor& lu,
+                                                    const std::optional<at::Tensor>& bias,
+                                                    double diagonal, double negative_slope);
+
+// The row-wise part of its backward: gh = gx U^-1, gz = gh L^-1; returns (gz / m, gz, gh).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_rows(const at::Tensor& gx,
+                                                                     const at::Tensor& y,
+                                                                     const at::Tensor& lu,
+                                                                     double diagonal,
+                                                                     double negative_slope);
+
 // U, (n, n), with the diagonal.
 at::Tensor upper(const at::Tensor& lu, double diagonal);
 

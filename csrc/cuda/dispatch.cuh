@@ -71,6 +71,7 @@ unsigned blocks(Integer count, int size) {
 //   - a product is shared out by columns, too: two launches, each with n / 64 times as many blocks.
 //     Only where there are next to no columns to share does one launch of 16-row tiles do better;
 //   - a solve has nothing else to share out: it stays fused, 16 rows at a time, while they fit.
+// Once there are tiles for all processors, a library solves long rows faster in tiles of its own.
 constexpr int kFewColumns = 256;
 
 inline bool fills(const Device& device, int64_t rows) { return rows > 32 * device.processors; }
@@ -82,13 +83,13 @@ int fused_product_rows(const Device& device, int64_t rows, int n, const Bytes& b
   return n <= kFewColumns && bytes(16) <= device.shared_bytes ? 16 : 0;
 }
 
-// Rows of a fused tile for a solve; 0: window by window, unless a window would be as wide as a row.
-constexpr int kMaxWindow = 512;
+// Rows of a fused tile for a solve; 0: the rows do not stay on the chip.
+constexpr int kLongRow = 512;
 template <class Bytes>
 int fused_solve_rows(const Device& device, int64_t rows, int n, const Bytes& bytes) {
   const bool full = fills(device, rows);
   if (full && bytes(64) <= device.shared_bytes) return 64;
-  return (!full || n <= kMaxWindow) && bytes(16) <= device.shared_bytes ? 16 : 0;
+  return (!full || n <= kLongRow) && bytes(16) <= device.shared_bytes ? 16 : 0;
 }
 
 // Rows of a tile of a product out of place: many, as soon as such tiles fill the chip.

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_transposed(const FewRows<T>
   const int n = p.t.n, lane = threadIdx.x % 32;
   const int j = blockIdx.x * kWarps + threadIdx.x / 32;
   if (j >= n) return;
-  const T* weights = p.t.data + static_cast<int64_t>(j) * p.t.stride;
+  const T* weights = p.t.data + static_cast<int64_t>(j) * n;
   const int begin = side == Side::below ? j + 1 : 0, end = side == Side::below ? n : j;
   Wide<T> sum[kFewRows] = {};
   // From the vector that holds `begin` on; elements outside of [begin, end) count as zero.
@@ -74,8 +74,7 @@ __global__ void __launch_bounds__(kThreads) few_rows_straight(const FewRows<T> p
   const int end = side == Side::below || j0 + kGroup > n ? n : j0 + kGroup;
   Wide<T> sum[kFewRows][kStep] = {};
   for (int k = begin + warp; k < end && j < n; k += kWarps) {
-    const auto w =
-        load_some(p.t.data + static_cast<int64_t>(k) * p.t.stride + j, p.t.aligned, n - j);
+    const auto w = load_some(p.t.data + static_cast<int64_t>(k) * n + j, p.t.aligned, n - j);
 #pragma unroll
     for (int i = 0; i < kStep; ++i) {
       if (side == Side::below ? k <= j + i : k >= j + i) continue;

@@ -1,13 +1,10 @@
-// Launches what both directions have in common: fused_rows for whole networks and single layers,
-// trimmed_product, elementwise.
+// Launches what both directions have in common: fused_rows, for whole networks and single layers.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/dispatch.cuh"
-#include "cuda/elementwise.cuh"
 #include "cuda/fused_rows.cuh"
-#include "cuda/trimmed_product.cuh"
 
 namespace invcap::cuda {
 
@@ -87,32 +84,6 @@ void launch_fused_network(const Problem& problem, int tile_rows, const LayerPoin
     launch_fused<op, T>(problem, tile_rows, layers + first, count, arguments);
     arguments.in = arguments.out;
   }
-}
-
-// In tiles of many rows as soon as such tiles fill the chip.
-template <Side side, bool kTransposed, class T, class Tile>
-void launch_trimmed(const Problem& problem, const TrimmedProduct<T, Tile>& p) {
-  const unsigned column_blocks = blocks(p.last - p.first, kColumns);
-  const auto start = [&](auto math) {
-    using Math = typename decltype(math)::type;
-    launch(trimmed_product<Math, T, side, kTransposed>,
-           {blocks(p.count, Math::kRows) * column_blocks}, kThreads, kTrimmedProductBytes<Math>,
-           static_cast<cudaStream_t>(problem.stream), p);
-  };
-  if (blocks(p.count, 128) * column_blocks >= static_cast<unsigned>(device().processors)) {
-    for_tile_math<T, Tile, kTallRows<Tile>>(problem.tensor_cores, start);
-  } else {
-    for_tile_math<T, Tile, kShortRows>(problem.tensor_cores, start);
-  }
-}
-
-// One of the steps around products and solves of long rows.
-template <Element element, class T, class In, class Out>
-void map(const Problem& problem, const In* in, const void* other, Out* out, double slope) {
-  const int64_t count = problem.rows * problem.n;
-  launch(elementwise<element, In, Out, T>, {blocks(count, kElementThreads)}, kElementThreads, 0,
-         static_cast<cudaStream_t>(problem.stream), in, as<T>(other), out, count, problem.n,
-         static_cast<Wide<T>>(slope));
 }
 
 }  // namespace invcap::cuda

@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<Math>)
   for (int i = 0; i < p.depth; ++i) {
     const Layer<T>& layer = p.layers[op == Op::inverse ? p.depth - 1 - i : i];
     const auto slope = layer.negative_slope;
-    const Packed<T> lu{layer.lu, p.n, p.n, layer.diagonal, is_aligned(layer.lu, p.n)};
+    const Packed<T> lu{layer.lu, p.n, layer.diagonal, is_aligned(layer.lu, p.n)};
     const auto as_it_is = [](int, auto sum) { return sum; };
     if constexpr (op == Op::forward) {
       product_pass<Math, Side::below, true>(rows, lu, as_it_is);

@@ -40,22 +40,22 @@ constexpr int64_t inverse_elements(int n) {
 // `inverse` that was never used is to be filled with NaN.
 void invert_blocks(const Problem& problem, const LayerPointers* layers, int depth);
 
-// Elements of `work` that a direction takes: none where rows stay on the chip.
-int64_t product_work_elements(const Problem& problem);  // forward, unless there is an h
-int64_t solve_work_elements(const Problem& problem);    // inverse, inverse_backward
+// Whether rows stay on the chip through all layers, which then are one launch. Those that do not
+// are multiplied layer by layer, and are not solved here.
+bool products_on_chip(const Problem& problem);  // forward
+bool solves_on_chip(const Problem& problem);    // inverse, inverse_backward
 
-// All layers, in one launch where a row tile fits in shared memory. h is null, or (rows, n) if
-// there is one layer.
+// h: (rows, n), of the layer that comes last; or null where rows stay on the chip.
 void forward(const Problem& problem, const LayerPointers* layers, int depth, const void* x, void* y,
-             void* h, void* work);
+             void* h);
 void inverse(const Problem& problem, const LayerPointers* layers, int depth, const void* y, void* x,
-             void* h, void* work);
+             void* h);
 
 // The row-wise part of backward: gx, and the gz and gh that weight_gradient takes.
 void backward(const Problem& problem, const LayerPointers& layer, const void* gy, const void* y,
               void* gx, void* gz, void* gh);
 void inverse_backward(const Problem& problem, const LayerPointers& layer, const void* gx,
-                      const void* y, void* gy, void* gz, void* gh, void* work);
+                      const void* y, void* gy, void* gz, void* gh);
 
 // glu = sign (strict_lower(gz^T h) + strict_upper(gh^T x)), gb = sign sum gz.
 // work: gradient_work_elements(problem) of them.

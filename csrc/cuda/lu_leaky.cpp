@@ -12,6 +12,7 @@
 
 #include "cuda/launchers.h"
 #include "cuda/tensor.h"
+#include "dense.h"
 
 namespace invcap::cuda {
 namespace {
@@ -81,17 +82,12 @@ Layers layer_of(const Problem& problem, const at::Tensor& lu, const std::optiona
   return layers;
 }
 
-// What a direction needs beside its results, if rows are too long to stay on the chip.
-at::Tensor work_of(const at::Tensor& rows, int64_t elements) {
-  return at::empty({elements}, wide_options(rows));
-}
-
 std::tuple<at::Tensor, at::Tensor> weight_gradient_of(const Problem& problem, double sign,
                                                       const at::Tensor& gz, const at::Tensor& h,
                                                       const at::Tensor& gh, const at::Tensor& x) {
   auto glu = at::empty({problem.n, problem.n}, x.options());
   auto gb = at::empty({problem.n}, x.options());
-  const auto work = work_of(x, gradient_work_elements(problem));
+  const auto work = at::empty({gradient_work_elements(problem)}, wide_options(x));
   weight_gradient(problem, sign, pointer(gz), pointer(h), pointer(gh), pointer(x), pointer(glu),
                   pointer(gb), pointer(work));
   return {glu, gb};
@@ -106,7 +102,7 @@ std::tuple<at::Tensor, at::Tensor> lu_leaky(const at::Tensor& x, const at::Tenso
   const auto problem = problem_of(x);
   const auto layers = layer_of(problem, lu, bias, diagonal, negative_slope, /*solve=*/false);
   auto y = at::empty_like(x), h = at::empty_like(x);
-  forward(problem, layers.pointers.data(), 1, pointer(x), pointer(y), pointer(h), nullptr);
+  forward(problem, layers.pointers.data(), 1, pointer(x), pointer(y), pointer(h));
   return {y, h};
 }
 
@@ -115,10 +111,12 @@ std::tuple<at::Tensor, at::Tensor> lu_leaky_inverse(const at::Tensor& y, const a
                                                     double diagonal, double negative_slope) {
   const c10::cuda::CUDAGuard guard(y.device());
   const auto problem = problem_of(y);
+  if (!solves_on_chip(problem)) {
+    return dense::lu_leaky_inverse(y, lu, bias, diagonal, negative_slope);
+  }
   const auto layers = layer_of(problem, lu, bias, diagonal, negative_slope, /*solve=*/true);
   auto x = at::empty_like(y), h = at::empty_like(y);
-  const auto work = work_of(y, solve_work_elements(problem));
-  inverse(problem, layers.pointers.data(), 1, pointer(y), pointer(x), pointer(h), pointer(work));
+  inverse(problem, layers.pointers.data(), 1, pointer(y), pointer(x), pointer(h));
   return {x, h};
 }
 
@@ -141,12 +139,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lu_leaky_inverse_backward(
     const at::Tensor& lu, double diagonal, double negative_slope) {
   const c10::cuda::CUDAGuard guard(x.device());
   const auto problem = problem_of(x);
-  const auto layers = layer_of(problem, lu, {}, diagonal, negative_slope, /*solve=*/true);
-  auto gy = at::empty_like(x);
-  const auto gz = at::empty_like(x), gh = at::empty_like(x);
-  const auto work = work_of(x, solve_work_elements(problem));
-  inverse_backward(problem, layers.pointers[0], pointer(gx), pointer(y), pointer(gy), pointer(gz),
-                   pointer(gh), pointer(work));
+  at::Tensor gy, gz, gh;
+  if (solves_on_chip(problem)) {
+    for (auto* rows : {&gy, &gz, &gh}) *rows = at::empty_like(x);
+    const auto layers = layer_of(problem, lu, {}, diagonal, negative_slope, /*solve=*/true);
+    inverse_backward(problem, layers.pointers[0], pointer(gx), pointer(y), pointer(gy), pointer(gz),
+                     pointer(gh));
+  } else {
+    std::tie(gy, gz, gh) = dense::lu_leaky_inverse_rows(gx, y, lu, diagonal, negative_slope);
+  }
   auto [glu, gb] = weight_gradient_of(problem, -1, gz, h, gh, x);
   return {gy, glu, gb};
 }
@@ -157,17 +158,24 @@ at::Tensor lu_leaky_network(const at::Tensor& rows, const std::vector<at::Tensor
                             const std::vector<double>& negative_slopes, bool inverse) {
   const c10::cuda::CUDAGuard guard(rows.device());
   const auto problem = problem_of(rows);
+  if (inverse && !solves_on_chip(problem)) {
+    auto found = rows;
+    for (size_t i = lu.size(); i-- > 0;) {
+      std::tie(found, std::ignore) =
+          dense::lu_leaky_inverse(found, lu[i], bias[i], diagonals[i], negative_slopes[i]);
+    }
+    return found;
+  }
   Layers layers;
   for (size_t i = 0; i < lu.size(); ++i) {
     layers.add(lu[i], bias[i], diagonals[i], negative_slopes[i]);
   }
   if (inverse) layers.invert(problem);
   auto out = at::empty_like(rows);
-  const auto work =
-      work_of(rows, inverse ? solve_work_elements(problem) : product_work_elements(problem));
+  const auto h = inverse || products_on_chip(problem) ? at::Tensor() : at::empty_like(rows);
   const auto run = inverse ? &cuda::inverse : &cuda::forward;
   run(problem, layers.pointers.data(), static_cast<int>(lu.size()), pointer(rows), pointer(out),
-      nullptr, pointer(work));
+      pointer(h));
   return out;
 }
 

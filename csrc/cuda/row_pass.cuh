@@ -100,7 +100,7 @@ __device__ __forceinline__ void solve_pass(const RowTile<typename Math::Tile>& r
         place[0] = place[0] - value;
       });
     }
-    const Packed<Wide<T>> diagonal_block{inverse + block * kColumns * kColumns, kColumns, kColumns,
+    const Packed<Wide<T>> diagonal_block{inverse + block * kColumns * kColumns, kColumns,
                                          1 / t.diagonal, true};
     Math sum;
     accumulate_rows<side, kTransposed>(sum, rows, diagonal_block, 0, 0, kColumns, j0);

@@ -19,7 +19,7 @@ enum class Side { below, above };
 template <class T>
 struct Packed {
   const T* data;
-  int n, stride;
+  int n;
   Wide<T> diagonal;
   bool aligned;  // rows can be read by 16 bytes
 };
@@ -40,7 +40,7 @@ __device__ __forceinline__ void load_weights(Shared<Tile> tile, const Packed<T>&
                                              int j0) {
   for_own_vectors<T, Tile, kTransposed>([&](int outer, int inner) {
     const int row = outer + (kTransposed ? j0 : k0), column = inner + (kTransposed ? k0 : j0);
-    const T* from = matrix.data + static_cast<int64_t>(row) * matrix.stride + column;
+    const T* from = matrix.data + static_cast<int64_t>(row) * matrix.n + column;
     const auto to = tile + (outer * WeightTile<Tile, kTransposed>::kStride + inner);
     const bool inside = row < matrix.n && column < matrix.n;
     if constexpr (std::is_same_v<T, Tile>) {

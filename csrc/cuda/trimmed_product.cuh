@@ -3,7 +3,7 @@
 //     for each tile of kRows rows and each block of 64 columns J (a block of threads each):
 //       sum = in[:, K] T[K, J] over the K that T's triangle couples to J, in steps of 32,
 //             the next two steps' tiles of both on their way
-//       out[:, J] = leaky(sum + b)     or, as a step of a solve, out[:, J] - sum
+//       out[:, J] = leaky(sum + b)
 //
 // The K loop is trimmed to the triangle, so half of a dense product's work is never begun. Blocks
 // start with a tile's columns, longest K first: a tile of rows is read once, by blocks that run at
@@ -14,17 +14,15 @@
 
 namespace invcap::cuda {
 
-template <class T, class Tile>
+template <class T>
 struct TrimmedProduct {
-  const Tile* in;  // (count, stride)
-  Tile* out;
+  const T* in;  // (count, n)
+  T* out;
   int64_t count;
   Packed<T> t;
   const T* bias;  // or null
   Wide<T> negative_slope;
-  int first, last, begin, end;  // columns [first, last) of out, K in [begin, end)
-  bool subtract;                // out - sum
-  bool aligned;                 // rows of in can be read by 16 bytes
+  bool aligned;  // rows of in can be read by 16 bytes
 };
 
 template <class Math>
@@ -34,49 +32,46 @@ constexpr size_t kTrimmedProductBytes =
     kStages * sizeof(typename Math::Tile) *
     (Math::kRows * kStagedStride<Math> + kWeightTile<typename Math::Tile>);
 
-template <class Math, class T, Side side, bool kTransposed>
+template <class Math, Side side, bool kTransposed>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<Math>)
-    trimmed_product(const TrimmedProduct<T, typename Math::Tile> p) {
-  using Tile = typename Math::Tile;
+    trimmed_product(const TrimmedProduct<typename Math::Tile> p) {
+  using T = typename Math::Tile;
   constexpr int kRows = Math::kRows, kStride = kStagedStride<Math>;
   SharedArrays arrays;
-  const auto staged = arrays.take<Tile>(kStages * kRows * kStride);
-  const auto weights = arrays.take<Tile>(kStages * kWeightTile<Tile>);
-  const int blocks = (p.last - p.first + kColumns - 1) / kColumns, block = blockIdx.x % blocks;
+  const auto staged = arrays.take<T>(kStages * kRows * kStride);
+  const auto weights = arrays.take<T>(kStages * kWeightTile<T>);
+  const int n = p.t.n, blocks = (n + kColumns - 1) / kColumns, block = blockIdx.x % blocks;
   const int64_t first = static_cast<int64_t>(blockIdx.x / blocks) * kRows;
-  const int j0 = p.first + (side == Side::below ? block : blocks - 1 - block) * kColumns;
-  const int n = p.t.n, stride = p.t.stride;
+  const int j0 = (side == Side::below ? block : blocks - 1 - block) * kColumns;
 
   const auto place = [&](int buffer, int) { return staged + buffer * kRows * kStride; };
   const auto stage = [&](int buffer, int k) {
 #pragma unroll
-    for (int i = threadIdx.x * kWidth<Tile>; i < kRows * kDepth; i += kThreads * kWidth<Tile>) {
+    for (int i = threadIdx.x * kWidth<T>; i < kRows * kDepth; i += kThreads * kWidth<T>) {
       const int row = i / kDepth, column = k + i % kDepth;
-      const Tile* from = p.in + (first + row) * stride + column;
+      const T* from = p.in + (first + row) * n + column;
       const auto to = place(buffer, k) + (row * kStride + i % kDepth);
       const bool inside = first + row < p.count && column < n;
       if (p.aligned) {
         copy_async<16>(to, inside ? from : p.in, inside);
       } else {
 #pragma unroll
-        for (int v = 0; v < kWidth<Tile>; ++v) {
-          to[v] = inside && column + v < n ? from[v] : narrow<Tile>(0);
+        for (int v = 0; v < kWidth<T>; ++v) {
+          to[v] = inside && column + v < n ? from[v] : narrow<T>(0);
         }
       }
     }
   };
   Math sum;
-  const int begin = side == Side::below && j0 > p.begin ? j0 : p.begin;
-  const int end = side == Side::above && j0 + kColumns < p.end ? j0 + kColumns : p.end;
+  const int begin = side == Side::below ? j0 : 0;
+  const int end = side == Side::above && j0 + kColumns < n ? j0 + kColumns : n;
   accumulate<side, kTransposed>(sum, p.t, j0, begin, end, weights, kStride, stage, place);
 
   sum.template for_each<kTransposed>([&](int row, int column, auto value) {
     const int j = j0 + column;
     if (first + row >= p.count || j >= n) return;
-    Tile* out = p.out + (first + row) * stride + j;
-    *out = narrow<Tile>(p.subtract
-                            ? widen(*out) - value
-                            : leaky(p.bias ? value + widen(p.bias[j]) : value, p.negative_slope));
+    const auto z = p.bias ? value + widen(p.bias[j]) : value;
+    p.out[(first + row) * n + j] = narrow<T>(leaky(z, p.negative_slope));
   });
 }
 

@@ -32,14 +32,13 @@ struct Call {
 };
 
 extern "C" const char* run_forward(const Call* c) {
-  return reported([&] {
-    forward(c->problem(), c->layers().data(), c->depth, c->x, c->out, c->out_h, c->work);
-  });
+  return reported(
+      [&] { forward(c->problem(), c->layers().data(), c->depth, c->x, c->out, c->out_h); });
 }
 extern "C" const char* run_inverse(const Call* c) {
   return reported([&] {
     invert_blocks(c->problem(), c->layers().data(), c->depth);
-    inverse(c->problem(), c->layers().data(), c->depth, c->y, c->out, c->out_h, c->work);
+    inverse(c->problem(), c->layers().data(), c->depth, c->y, c->out, c->out_h);
   });
 }
 extern "C" const char* run_backward(const Call* c) {
@@ -49,8 +48,7 @@ extern "C" const char* run_backward(const Call* c) {
 extern "C" const char* run_inverse_backward(const Call* c) {
   return reported([&] {
     invert_blocks(c->problem(), c->layers().data(), 1);
-    inverse_backward(c->problem(), c->layers()[0], c->grad, c->y, c->out, c->out_gz, c->out_gh,
-                     c->work);
+    inverse_backward(c->problem(), c->layers()[0], c->grad, c->y, c->out, c->out_gz, c->out_gh);
   });
 }
 extern "C" const char* run_weight_gradient(const Call* c) {
@@ -60,7 +58,9 @@ extern "C" const char* run_weight_gradient(const Call* c) {
   });
 }
 extern "C" int64_t gradient_work(const Call* c) { return gradient_work_elements(c->problem()); }
-extern "C" int64_t solve_work(const Call* c) { return solve_work_elements(c->problem()); }
+extern "C" bool is_on_chip(const Call* c, bool solves) {
+  return solves ? solves_on_chip(c->problem()) : products_on_chip(c->problem());
+}
 
 extern "C" const char* run_squared_error(int scalar, int64_t images, int64_t size,
                                          const void* predicted, const void* noise,

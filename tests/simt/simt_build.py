@@ -56,7 +56,8 @@ def built(
     flags = [*FLAGS, *flags]
     key = hashlib.sha256(" ".join(map(str, [*flags, *sources, *linked])).encode())
     folders = (CSRC / "cuda", CSRC / "simt", HERE)
-    for path in sorted(path for folder in folders for path in folder.rglob("*.[ch]*")):
+    read = [path for folder in folders for path in folder.rglob("*.[ch]*")]
+    for path in sorted([*read, *CSRC.glob("dense.*")]):
         key.update(path.read_bytes())
     target = CACHE / key.hexdigest()[:16] / f"{name}{suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -151,13 +151,18 @@ class Network:
             guarded.check()
         return [filled[name].array for name in results]
 
-    def work(self, function: str, rows: int, chip: Chip | None = None) -> int:
-        """The elements of work that `function` ("gradient", "solve") takes on a chip."""
-        (chip or Chip()).configure(self.loaded)
-        elements = getattr(self.loaded, f"{function}_work")
-        elements.restype = ctypes.c_int64
+    def gradient_work(self, rows: int) -> int:
+        """The elements of work that `weight_gradient` takes."""
+        self.loaded.gradient_work.restype = ctypes.c_int64
         self.call.rows = rows
-        return elements(ctypes.byref(self.call))
+        return self.loaded.gradient_work(ctypes.byref(self.call))
+
+    def is_on_chip(self, rows: int, solves: bool, chip: Chip) -> bool:
+        """Whether rows stay on a chip while a network multiplies or solves."""
+        chip.configure(self.loaded)
+        self.loaded.is_on_chip.restype = ctypes.c_bool
+        self.call.rows = rows
+        return self.loaded.is_on_chip(ctypes.byref(self.call), ctypes.c_bool(solves))
 
 
 def squared_error(loaded, chip: Chip, dtype: str, predicted, noise, weight):

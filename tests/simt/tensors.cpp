@@ -1,10 +1,10 @@
 // csrc/cuda/{lu_leaky,squared_error}.cpp for tensors on a CPU, with the harness in place of a GPU.
-#include "cuda/lu_leaky.h"
-#include "cuda/squared_error.h"
-
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
+
+#include "cuda/lu_leaky.h"
+#include "cuda/squared_error.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("lu_leaky", &invcap::cuda::lu_leaky);

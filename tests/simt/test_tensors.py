@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 OPERATORS = torch.ops.invcap
-WRAPPERS = ("cuda/lu_leaky.cpp", "cuda/squared_error.cpp")
-# What is taken for 33 rows of 129.
+WRAPPERS = ("cuda/lu_leaky.cpp", "cuda/squared_error.cpp", "dense.cpp")
+# What is taken for 33 rows of n.
 CHIPS = {
-    "fused_16": Chip(),
-    "fused_64": Chip(processors=1),
-    "not_fused": Chip(shared_limit=72 << 10, processors=1),
+    "fused_16": (129, Chip()),
+    "fused_64": (129, Chip(processors=1)),
+    "not_on_chip": (577, Chip(shared_limit=96 << 10, processors=1)),
 }
-each_chip = pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+each_chip = pytest.mark.parametrize(("n", "chip"), CHIPS.values(), ids=CHIPS)
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,16 @@ def gpu():
 @pytest.fixture
 def layer(monkeypatch):
     monkeypatch.setattr(selfcheck, "DEVICE", "cpu")
-    return lambda dtype, rows=33: selfcheck.Layer.draw(129, rows, dtype)
+    return lambda dtype, rows=33, n=129: selfcheck.Layer.draw(n, rows, dtype)
 
 
 @each_chip
 @pytest.mark.parametrize("operation", selfcheck.PEERS, ids=lambda operation: operation.__name__)
 @pytest.mark.parametrize("dtype", selfcheck.TOLERANCES, ids=str)
-def test_an_operation_is_that_of_the_cpu(gpu, layer, monkeypatch, operation, dtype, chip):
+def test_an_operation_is_that_of_the_cpu(gpu, layer, monkeypatch, operation, dtype, n, chip):
     chip.configure(gpu.loaded)
     for rows in (0, 3, 33):
-        tensors = layer(dtype, rows)
+        tensors = layer(dtype, rows, n)
         expected = operation(tensors.exact())
         with monkeypatch.context() as patch:
             patch.setattr(selfcheck, "OPERATORS", gpu)
@@ -74,13 +74,26 @@ def test_an_operation_is_that_of_the_cpu(gpu, layer, monkeypatch, operation, dty
 
 @each_chip
 @pytest.mark.parametrize("inverse", (False, True))
-def test_a_network_is_that_of_the_cpu(gpu, layer, inverse, chip):
+def test_a_network_is_that_of_the_cpu(gpu, layer, inverse, n, chip):
     chip.configure(gpu.loaded)
-    p = layer(torch.float64)
+    p = layer(torch.float64, n=n)
     arguments = ([p.lu, p.lu.T], [p.bias, None], [1.1, 0.9], [0.3, 1.0], inverse)
     found = gpu.lu_leaky_network(p.x, *arguments)
     expected = OPERATORS.lu_leaky_network(p.x, *arguments)
     assert selfcheck.relative_error((found,), (expected,)) < 1e-12
+
+
+def test_rows_that_leave_the_chip_are_solved_in_float32_where_tf32_is_allowed(gpu, layer):
+    n, chip = CHIPS["not_on_chip"]
+    chip.configure(gpu.loaded)
+    found = []
+    for precision in ("ieee", "tf32"):
+        torch.backends.cuda.matmul.fp32_precision = precision
+        p = layer(torch.float32, n=n)
+        found.append(gpu.lu_leaky_inverse(p.y, p.lu, p.bias, *selfcheck.SETTINGS))
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    for plain, allowed in zip(*found, strict=True):
+        assert torch.equal(plain, allowed)
 
 
 def test_the_squared_error_is_that_of_the_cpu(gpu):
