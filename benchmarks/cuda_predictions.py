@@ -13,17 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-SIZES, BATCHES = (384, 1024, 4096), (1, 64, 1024, 65536)
+SIZES, BATCHES = (384, 1024, 4096), (1, 64, 1024, 8192, 65536)
 PROCESSORS, CLOCK = 132, 1.7e9
 HBM, HBM_REACHED = 3.35e12, 0.8  # bytes a second, and the part of them that streaming reaches
 L2 = 24  # bytes a clock and processor, with all of them reading
 L2_BYTES = 50e6 / 2  # a processor's half: what lies in the other half is copied into this one
 SHARED_BYTES = 227 << 10
 LAUNCH = 3e-6
+SYNCHRONIZE = 10e-6  # until Python knows a number that a kernel found
 BARRIER = 200  # clocks of a step for barrier, wait and addresses
 BLOCK, DEPTH = 64, 32
 # cuBLAS: the part of the peak that its tiles reach, by their sides, once they fill the chip.
 DENSE_TILES = {(128, 256): 0.75, (128, 128): 0.65, (64, 64): 0.4}
+FORMED_BLOCK = 1024  # of L U: csrc/dense.cpp
+SOLVE_BLOCK = 128  # columns that cuBLAS solves at a time, by two kernels
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,17 @@ def fused(math: Math, n: int, rows: int, tile: int) -> float:
     return LAUNCH + max(waves * 2 * pass_steps(n) * math.step(tile), moved(data))
 
 
-def trimmed(math: Math, n: int, rows: int, steps: int, longest: int, columns: int) -> float:
+def trimmed(math: Math, n: int, rows: int) -> float:
     """A product out of place: blocks of a tile of rows start together, longest first."""
-    column_blocks = ceil(columns / BLOCK)
+    column_blocks, steps = ceil(n / BLOCK), pass_steps(n)
     tall = ceil(rows / 128) * column_blocks >= PROCESSORS
     tile = 128 if tall else 16
     total = ceil(rows / tile) * steps
     # Two blocks a processor run at a time; their tiles of rows share what they read of the weights.
     groups = ceil(rows / tile) * column_blocks / (2 * PROCESSORS)
     weights = steps * DEPTH * BLOCK * math.bytes
-    data = (n + columns) * rows * math.tile_bytes + weights * times_read(weights, groups)
-    slots = max(total / PROCESSORS, longest)
+    data = 2 * n * rows * math.bytes + weights * times_read(weights, groups)
+    slots = max(total / PROCESSORS, 2 * column_blocks)
     return LAUNCH + max(slots * math.step(tile, tile * DEPTH), moved(data))
 
 
@@ -127,7 +130,7 @@ def product(math: Math, n: int, rows: int) -> float:
         return fused(math, n, rows, 64)
     if n <= 256:
         return fused(math, n, rows, 16)
-    return 2 * trimmed(math, n, rows, pass_steps(n), 2 * ceil(n / BLOCK), n)
+    return 2 * trimmed(math, n, rows)
 
 
 def backward_product(math: Math, n: int, rows: int) -> float:
@@ -137,24 +140,23 @@ def backward_product(math: Math, n: int, rows: int) -> float:
 
 
 def solve(math: Math, n: int, rows: int) -> float:
-    """Two solves, beside the comparison of the diagonal blocks."""
-    math = solving(math)
-    blocks = LAUNCH + 2e-6
+    """Two solves, of weights that learn."""
+    solves = solving(math)
     full = rows > 32 * PROCESSORS
     for tile, taken in ((64, full), (16, not full or n <= 512)):
-        if taken and math.fits(tile, n):
-            return blocks + fused(math, n, rows, tile)
-    width = 512
-    windows = ceil(n / width)
-    total = blocks + 2 * streamed(2 * rows * n * math.tile_bytes)
-    for window in range(windows):
-        waves = ceil(rows / 16 / PROCESSORS)
-        total += 2 * (LAUNCH + waves * pass_steps(width) * math.step(16))
-        if window:
-            longest = 2 * window * width // BLOCK
-            steps = longest * width // BLOCK
-            total += 2 * trimmed(math, n, rows, steps, longest, width)
-    return total
+        if taken and solves.fits(tile, n):
+            return LAUNCH + 2e-6 + fused(solves, n, rows, tile)  # beside comparing the blocks
+    return library_solve(math, n, rows)
+
+
+def library_solve(math: Math, n: int, rows: int) -> float:
+    """The same by cuBLAS in plain float32, beside L and U, the activation and a copy for each."""
+    data = rows * n * 4
+    casts = 3 * streamed(data * 1.5) if math.bytes == 2 else 0
+    around = 2 * streamed(2 * data) + factors(FFMA, n) + casts
+    chain = 2 * ceil(n / SOLVE_BLOCK) * LAUNCH
+    work = max(rows * n * n / (FFMA.peak * DENSE_TILES[128, 128]), moved(3 * data))
+    return around + 2 * (streamed(2 * data) + chain + work)
 
 
 def weight_gradient(math: Math, n: int, rows: int) -> float:
@@ -201,12 +203,95 @@ def dense_backward(math: Math, n: int, rows: int) -> float:
     return products + streamed(3 * rows * n * math.bytes) + streamed(rows * n * math.bytes)
 
 
+def factors(math: Math, n: int) -> float:
+    """L and U, dense: each one triangle, and then its diagonal."""
+    return 2 * (streamed(2 * n * n * math.bytes) + LAUNCH)
+
+
+def blocks_of(n: int) -> list[tuple[int, int]]:
+    return [(begin, min(begin + FORMED_BLOCK, n)) for begin in range(0, n, FORMED_BLOCK)]
+
+
+def formed(math: Math, n: int) -> float:
+    """L U, from the blocks that are not zero (csrc/dense.cpp)."""
+    total = factors(math, n)
+    for begin, end in blocks_of(n):
+        total += dense(math, end - begin, n - begin, end)
+        if end < n:
+            total += dense(math, n - end, end - begin, end)
+    return total
+
+
+def formed_gradient(math: Math, n: int) -> float:
+    """glu from the gradient by L U: two products a block, and four steps to put them in place."""
+    total = factors(math, n)
+    for begin, end in blocks_of(n):
+        rest, size = n - begin, end - begin
+        total += dense(math, rest, size, rest) + dense(math, size, rest, rest)
+        total += 3 * streamed(2 * size * size * math.bytes)
+        total += streamed(2 * size * (n - end) * math.bytes)
+    return total
+
+
+def takes_dense(math: Math, n: int, rows: int) -> bool:
+    """Whether a layer that learns takes the dense way, as csrc/route.cpp has it."""
+    if math is TF32 or n < 256:
+        return False
+    return rows >= (16384 if n < 512 else 1024 if n <= 1024 else max(2048, n))
+
+
+def keeps_inverse(math: Math) -> bool:
+    """Whether a frozen layer goes back by a kept inverse, as csrc/route.cpp has it."""
+    return math is not TF32
+
+
+def forward(math: Math, n: int, rows: int) -> float:
+    if takes_dense(math, n, rows):
+        return formed(math, n) + dense_layer(math, n, rows)
+    return product(math, n, rows)
+
+
+def backward(math: Math, n: int, rows: int) -> float:
+    if takes_dense(math, n, rows):
+        signs = 3 * LAUNCH + streamed(2 * rows * n) + streamed(rows * n * math.bytes)
+        return signs + formed_gradient(math, n) + dense_backward(math, n, rows)
+    return backward_product(math, n, rows) + weight_gradient(math, n, rows)
+
+
+def step(math: Math, n: int, rows: int) -> float:
+    return forward(math, n, rows) + backward(math, n, rows)
+
+
+def merged_inverse(math: Math, n: int, rows: int) -> float:
+    """A dense layer, of which the bias and the inverse's diagonal are a pass of their own."""
+    return dense_layer(math, n, rows) + streamed(2 * rows * n * math.bytes)
+
+
+def frozen_inverse(math: Math, n: int, rows: int) -> float:
+    """The same, once lu and bias have been compared with those that the inverse was found for."""
+    if not keeps_inverse(math):
+        return solve(math, n, rows)
+    compared = 2 * (2 * LAUNCH + SYNCHRONIZE) + streamed(2 * n * n * math.bytes)
+    return compared + merged_inverse(math, n, rows)
+
+
+def inverse_backward(math: Math, n: int, rows: int) -> float:
+    return solve(math, n, rows) + weight_gradient(math, n, rows)
+
+
+def dense_step(math: Math, n: int, rows: int) -> float:
+    return dense_layer(math, n, rows) + dense_backward(math, n, rows)
+
+
 Prediction = Callable[[Math, int, int], float]
 OPERATIONS: dict[str, tuple[Prediction, Prediction]] = {
-    "forward": (product, dense_layer),
-    "inverse": (solve, dense_layer),
-    "backward": (lambda *a: backward_product(*a) + weight_gradient(*a), dense_backward),
-    "inverse backward": (lambda *a: solve(*a) + weight_gradient(*a), dense_backward),
+    "forward": (forward, dense_layer),
+    "backward": (backward, dense_backward),
+    "step": (step, dense_step),
+    "merged inverse": (merged_inverse, dense_layer),
+    "frozen inverse": (frozen_inverse, dense_layer),
+    "learning inverse": (solve, dense_layer),
+    "inverse backward": (inverse_backward, dense_backward),
 }
 
 

@@ -59,11 +59,12 @@ Way forced_way() { return forced; }
 //     Elsewhere a dense layer in half precision is slower than they are.
 //   GPU: 2 to 6 dense layers forward, 4 to 7 back, as predicted, against some 25 launches; but
 //     where n is small, a whole network stays on the chip in one launch if it keeps no graph.
+//     benchmarks/cuda_predictions.py has where the ways are predicted to meet.
 int64_t dense_rows(int64_t n, at::ScalarType dtype, c10::DeviceType device, bool keeps_graph) {
   if (const auto rows = forced_rows(n)) return *rows;
   if (device == c10::DeviceType::CUDA) {
     if (rounds_to_tf32(dtype) || n < (keeps_graph ? 256 : 512)) return kNever;
-    return n < 512 ? 16384 : std::max<int64_t>(2048, n);
+    return n < 512 ? 16384 : n <= 1024 ? 1024 : std::max<int64_t>(2048, n);
   }
   if (device != c10::DeviceType::CPU || n < kLeastOnCpu) return kNever;
   if (is_half(dtype)) return multiplies_in_tiles(dtype) ? std::max<int64_t>(64, n / 8) : kNever;

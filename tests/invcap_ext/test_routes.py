@@ -189,7 +189,8 @@ def test_the_table_sends_many_rows_of_large_layers_the_dense_way() -> None:
     assert dense_rows(2048, torch.float64, CPU) == 8192
     assert dense_rows(8192, torch.float64, CPU) == 16384
     assert dense_rows(64, torch.float32, CPU) > 2**60
-    assert dense_rows(1024, torch.bfloat16, gpu) == 2048
+    assert dense_rows(1024, torch.bfloat16, gpu) == 1024
+    assert dense_rows(4096, torch.bfloat16, gpu) == 4096
     assert dense_rows(384, torch.bfloat16, gpu) == 16384
     assert kept_rows(1024, torch.float32, CPU) == 2048
     assert kept_rows(1024, torch.float64, CPU) > 2**60
@@ -203,7 +204,7 @@ def test_tf32_on_a_gpu_stays_with_kernels_that_keep_float32() -> None:
     try:
         assert dense_rows(1024, torch.float32, gpu) > 2**60
         assert kept_rows(1024, torch.float32, gpu) > 2**60
-        assert dense_rows(1024, torch.float16, gpu) == 2048
+        assert dense_rows(1024, torch.float16, gpu) == 1024
     finally:
         torch.set_float32_matmul_precision(before)
 
