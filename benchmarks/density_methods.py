@@ -23,7 +23,7 @@ from invcap_ext.lazy import ConditionalNetwork
 
 
 class Density(nn.Module):
-    """log p(x) of rows x (rows, n), and the map from standard normal noise (rows, n) to rows."""
+    """log p(x) of rows x (rows, n), and the rows that standard normal noise (rows, n) becomes."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -33,7 +33,7 @@ class Density(nn.Module):
 
 
 class OfNetwork(Density):
-    """The density of a module with `forward_and_logdet` and `inverse`."""
+    """Of a module with `forward_and_logdet` and `inverse`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class OfZuko(Density):
 
 
 class OfNflows(Density):
-    """Neural spline flow with LU layers, as in Durkan et al. (2019)."""
+    """Neural spline flow with LU layers, as of Durkan et al. (2019)."""
 
     def __init__(self, features: int, transforms: int, hidden: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def log_normal(noise: Tensor) -> Tensor:
 class Method:
     """How a density is made from training rows, and its learning rates.
 
-    `triangle_lr` is Muon's for L and U, with AdamW for the rest; None for AdamW alone.
+    `triangle_lr` is Muon's for L and U, with Adam for the rest; None for Adam alone.
     """
 
     make: Callable[[Tensor], Density]
