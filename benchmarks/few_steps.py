@@ -8,8 +8,8 @@ in a process of its own, on chunks of pictures that are kept, so that a killed r
 `--method` runs one alone. Some see the first 25 pictures only, to save time.
 
 Bounds are in nats per latent number, on noise samples that no method sees. Pictures are regenerated
-from each embedding without guidance, from each sentence with a guidance of 2, and judged by the
-nearest rendered picture. Evaluations of the UNet are those with gradient; measuring and ranking,
+from each embedding without guidance, from each sentence with a guidance of 2, and judged by
+the drawing that fits best. Evaluations of the UNet are those with gradient; measuring and ranking,
 without, are listed apart.
 
 The baselines in words are our own, on the same model: PEZ descends with the nearest tokens in
@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from held_out import drawn_right, held_out_scenes
+from held_out import drawing, held_out_scenes
 from matplotlib.figure import Figure
 from paper_loop import paper_loop
 from PIL import Image
@@ -39,7 +39,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invcap import InvertibleCaptioner
-from invcap.data.shapes import Scene, draw
+from invcap.data.shapes import Scene
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.noise_samples import draw_samples, stack, standard_error
 from invcap.figures import write_figure
@@ -49,6 +49,7 @@ from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline, 
 from invcap.prompt_inversion.objective import bound_terms
 from invcap.prompt_inversion.tokens import read_vectors
 from invcap.prompt_inversion.words import Ranking, rank
+from invcap.tiny_sd.evaluate import accuracies
 
 COUNT, CHUNK, FEWER = 200, 25, 25
 JUDGED_DRAWS = 64
@@ -93,7 +94,7 @@ class Problem:
 
     @cached_property
     def pictures(self) -> list[Image.Image]:
-        return [draw(scene) for scene in self.scenes]
+        return [drawing(scene) for scene in self.scenes]
 
     @cached_property
     def latents(self) -> Tensor:
@@ -294,7 +295,7 @@ def summary(paths: Sequence[Path], scenes: Sequence[Scene]) -> Result:
         "pictures": len(images),
         "bound": bound.mean().item(),
         "standard_error": (error.square().mean() / len(bound)).sqrt().item(),
-        "right": drawn_right(images, scenes[: len(images)]),
+        "right": accuracies(images, scenes[: len(images)]),
         "gradients": facts[0]["gradients"],
         "forwards": float(np.mean([fact["forwards"] for fact in facts])),
         "seconds": float(np.mean([fact["seconds"] for fact in facts])),

@@ -1,15 +1,11 @@
-"""Pictures of shapes that no training has seen, and whether what is drawn shows the same."""
+"""Drawings of shapes that no training has seen."""
 
-from collections.abc import Sequence
-from functools import cache
 from random import Random
 
-import numpy as np
 from PIL import Image
 
-from invcap.data import fit_image, split_by_group
-from invcap.data.shapes import Scene, draw, load_shapes, scenes
-from invcap.tiny_sd.evaluate import accuracies
+from invcap.data import split_by_group
+from invcap.data.shapes import Scene, draw, jitter_of, load_shapes, scenes
 
 EVERY = tuple(scenes())
 
@@ -20,18 +16,6 @@ def held_out_scenes(count: int, seed: int) -> list[Scene]:
     return [EVERY[index] for index in Random(seed).sample(held_out, count)]
 
 
-def drawn_right(
-    drawn: Sequence[Image.Image], asked: Sequence[Scene], among: Sequence[Scene] = EVERY
-) -> dict[str, float]:
-    """For each factor, the share of images whose nearest rendered picture has it as asked.
-
-    Args:
-        among: the scenes that are rendered.
-    """
-    pixels = np.stack([np.asarray(image) for image in drawn])
-    return accuracies(pixels, asked, _rendered(tuple(among), pixels.shape[1:3]), among)
-
-
-@cache
-def _rendered(some: tuple[Scene, ...], size: tuple[int, int]) -> np.ndarray:
-    return np.stack([fit_image(draw(scene), size) for scene in some])
+def drawing(scene: Scene) -> Image.Image:
+    """The drawing of a scene, with deviations of its own, that a benchmark looks at."""
+    return draw(scene, jitter=jitter_of(scene, 0))

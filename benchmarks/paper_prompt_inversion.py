@@ -12,11 +12,12 @@ Each part writes its figures into results.json and its pictures beside it as soo
 - figure_5: the paper's loop with a step size that explodes, and ours, over 8,000 steps of one UNet
   evaluation each, from 20 seeds. A run has collapsed when its bound ends below that of its start.
 - pictures: held-out pictures from "a room" with the default settings, and what is drawn from what
-  is found, judged by the nearest rendered picture.
+  is found, judged by the drawing that fits best.
 - evaluations: how many UNet evaluations with gradient each needs to the bound that the paper's
   loop, with the best of several step sizes, has after 5,000. Measuring is not counted.
 
-All results are of one model, which results.json names by a hash of its weights.
+Pictures are drawings, each with deviations of its own. All results are of one model, which
+results.json names by a hash of its weights.
 
 Source: "Image captioning with text-to-image models".
 """
@@ -32,20 +33,21 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from held_out import drawn_right, held_out_scenes
+from held_out import drawing, held_out_scenes
 from matplotlib.figure import Figure
 from paper_loop import paper_loop
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from invcap.data.shapes import COLOURS, SHAPES, Scene, draw
+from invcap.data.shapes import COLOURS, SHAPES, Scene
 from invcap.diffusion.conditioning import concatenate
 from invcap.figures import write_figure, write_image
 from invcap.files import read_json, write_json
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.output import PromptInversionOutput
 from invcap.prompt_inversion.report import bounds_figure, strip
+from invcap.tiny_sd.evaluate import accuracies
 
 START = "a room"
 TARGET = Scene("medium", "red", "square", "in the center", "gray")
@@ -60,7 +62,7 @@ Result = dict[str, Any]
 
 def table_1(pipeline: PromptInversionPipeline, draws: int = 1024) -> Result:
     """A red square on black under the paper's prompts, with differences to the first."""
-    picture = draw(replace(TARGET, background="black"))
+    picture = drawing(replace(TARGET, background="black"))
     found = pipeline.log_likelihood(picture, TABLE_1, draws)
     return {
         prompt: {
@@ -86,7 +88,7 @@ def comparisons(
         }
         prompts = [scene.caption(), *(other.caption() for other in changed.values())]
         found = pipeline.log_likelihood(
-            draw(scene), prompts, draws, torch.Generator().manual_seed(random.getrandbits(32))
+            drawing(scene), prompts, draws, torch.Generator().manual_seed(random.getrandbits(32))
         )
         for position, factor in enumerate(changed, 1):
             difference, error = found.difference(0, position)
@@ -109,7 +111,7 @@ def pictures(
     """Held-out pictures from "a room": their bounds, and what is drawn from their embeddings."""
     settings = settings or InversionSettings()
     chosen = held_out_scenes(count, seed=1)
-    targets = [draw(scene) for scene in chosen]
+    targets = [drawing(scene) for scene in chosen]
     started = time.perf_counter()
     found = pipeline.invert(targets, START, settings)
     seconds = time.perf_counter() - started
@@ -121,7 +123,7 @@ def pictures(
     write_image(output / "pictures.png", Image.fromarray(np.vstack(rows)))
     return {
         "settings": asdict(settings),
-        "drawn_right": drawn_right(found.images, chosen),
+        "drawn_right": accuracies(found.images, chosen),
         "rise": float(np.mean([h.held_out[-1] - h.held_out[0] for h in found.histories])),
         "rise_of_the_own_caption": float(np.mean([c.difference(1, 0)[0] for c in captions])),
         "seconds_a_picture": seconds / count,
@@ -131,8 +133,8 @@ def pictures(
 def figures_3_4(pipeline: PromptInversionPipeline, output: Path, steps: int = 5000) -> Result:
     """From "a room" to a red square: the bound and the pictures on the way."""
     settings = steady(steps, snapshots=8)
-    found = pipeline.invert(draw(TARGET), START, settings)
-    write_image(output / "figure_3.png", way_strip(pipeline, found, 0, draw(TARGET)))
+    found = pipeline.invert(drawing(TARGET), START, settings)
+    write_image(output / "figure_3.png", way_strip(pipeline, found, 0, drawing(TARGET)))
     write_figure(output / "figure_4.png", bounds_figure(found.histories))
     history = found.histories[0]
     return {
@@ -153,7 +155,7 @@ def figure_5(
     measure_every = max(1, steps // 40)
     theirs = papers_bounds(pipeline, range(seeds), [EXPLODING] * seeds, steps, measure_every)
     settings = replace(steady(steps), evaluate_every=measure_every)
-    found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
+    found = pipeline.invert([drawing(TARGET)] * seeds, START, settings)
     ours = torch.tensor([history.held_out for history in found.histories]).T
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -196,7 +198,7 @@ def evaluations(
     ends = bounds[-1].view(len(rates), seeds).nan_to_num(-torch.inf)
     best = int(ends.median(1).values.argmax())
     target = ends[best]
-    found = pipeline.invert([draw(TARGET)] * seeds, START, settings)
+    found = pipeline.invert([drawing(TARGET)] * seeds, START, settings)
     needed = []
     for history, goal in zip(found.histories, target.tolist(), strict=True):
         measured = zip(history.evaluated, history.held_out, strict=True)
@@ -244,7 +246,7 @@ def papers_bounds(
 ) -> Tensor:
     """The bounds of the paper's loop from "a room" to the red square; see `paper_loop`."""
     model = pipeline.model
-    latents = model.encode_images([draw(TARGET)] * len(seeds))
+    latents = model.encode_images([drawing(TARGET)] * len(seeds))
     start = model.encode_prompts([START])
     return paper_loop(model, latents, start, seeds, optimizer, rates, steps, measure_every)[0]
 

@@ -27,7 +27,7 @@ from invcap.prompt_inversion.meta import MetaSettings
 from invcap.prompt_inversion.settings import InversionSettings
 from invcap.prompt_inversion.train_amortised import AmortisedSettings
 from invcap.prompt_inversion.train_starts import learn_starts
-from invcap.tiny_sd.networks import new_scheduler
+from invcap.tiny_sd.stable_diffusion import new_scheduler
 from invcap.tiny_sd.tokenizer import train_tokenizer
 
 WIDTH = 768

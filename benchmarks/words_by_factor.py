@@ -14,18 +14,17 @@ from random import Random
 from typing import Annotated
 
 import typer
-from held_out import EVERY, held_out_scenes
+from held_out import EVERY, drawing, held_out_scenes
 
 from invcap.cli.options import DEFAULT_CACHE, Cache
 from invcap.data import split_by_group
-from invcap.data.shapes import Scene, draw, jitter_of, load_shapes
+from invcap.data.shapes import Scene, load_shapes
 from invcap.files import write_json
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.prompt_inversion.bank import make_bank
 from invcap.prompt_inversion.search import SearchSettings
 from invcap.prompt_inversion.word_search import WordSearch
 
-UNSEEN = 1000  # higher than the number of any drawing in training
 CAPTION = re.compile(
     r"a (?P<size>\w+) (?P<colour>\w+) (?P<shape>\w+) (?P<place>.+) of the image, "
     r"(?P<background>\w+) background"
@@ -55,7 +54,7 @@ def main(
     scenes = held_out_scenes(count, seed=0)
     for first in range(0, count, at_once):
         asked = scenes[first : first + at_once]
-        drawings = [draw(scene, jitter=jitter_of(scene, UNSEEN)) for scene in asked]
+        drawings = [drawing(scene) for scene in asked]
         found = pipeline.invert(
             drawings, "a room", settings, seeds=first, num_inference_steps=1, words=words
         )

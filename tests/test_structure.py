@@ -168,7 +168,7 @@ def test_a_package_is_a_module_of_circles():
         ("invcap.captioning.run", "invcap.cli.options"),
         ("invcap.files", "invcap"),
         ("invcap_ext.layers", "invcap.files"),
-        ("invcap.tiny_sd.train", "benchmarks.timing"),
+        ("invcap.tiny_sd.stage", "benchmarks.timing"),
     ],
 )
 def test_an_import_that_points_up_is_found(importer, target):

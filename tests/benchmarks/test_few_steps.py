@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -48,7 +47,6 @@ def few(script):
         "tokens": few.inverted("a room", steps, "tokens"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few, "drawn_right", partial(few.drawn_right, among=SCENES))
         patch.setattr(few, "COUNT", len(SCENES))
         patch.setattr(few, "CHUNK", len(SCENES))
         patch.setattr(few, "PAPER_STEPS", 20)

@@ -5,7 +5,9 @@ torch raises where a tensor of the CPU slips into either.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from invcap.diffusion.families import frozen
 from invcap.encoders import autoencoder
 from invcap.prompt_inversion import train_amortised
 from invcap.prompt_inversion.amortised import AmortisedStart
-from invcap.tiny_sd import train as tiny_sd
-from invcap.tiny_sd.networks import new_text_encoder, new_vae
+from invcap.tiny_sd import denoiser, stable_diffusion, stable_diffusion_3, text
+from invcap.tiny_sd.autoencoder import new_vae, vae_loss
+from invcap.tiny_sd.stage import make_optimizers
 from invcap.tiny_sd.tokenizer import train_tokenizer
 from invcap.training.trainer import Batch, Loss, LossModule, TrainerSettings, take_step
 
@@ -59,31 +62,33 @@ def small_autoencoder() -> Step:
     )
 
 
-def tiny_sd_stage(module: nn.Module, batch: Batch, loss: Loss) -> Step:
-    return Step(module, batch, lambda: loss, lambda: tiny_sd.make_optimizers(module))
+def tiny_sd_stage(module: nn.Module, batch: Batch, loss: Loss, *frozen: nn.Module) -> Step:
+    return Step(module, batch, lambda: loss, lambda: make_optimizers(module), frozen)
 
 
 def tiny_sd_autoencoder() -> Step:
     batch = {"pixels": torch.empty(4, 32, 32, 3, dtype=torch.uint8), "noise": floats(4, 6, 8, 8)}
-    return tiny_sd_stage(new_vae(), batch, tiny_sd.vae_loss)
+    return tiny_sd_stage(new_vae(), batch, vae_loss)
 
 
-def tiny_sd_text_encoder() -> Step:
-    tokenizer = train_tokenizer(["a room"])
+def tiny_sd_text(family: ModuleType) -> Step:
+    tokenizer = train_tokenizer(["a room"], length=family.TOKENS)
     some, generator = list(scenes())[:9], torch.Generator()
-    batch = tiny_sd.draw_named(some, tokenizer, generator, slice(0, 4))
-    return tiny_sd_stage(tiny_sd.Reader(tokenizer), batch, tiny_sd.reader_loss)
+    batch = text.draw_named(some, tokenizer, generator, slice(0, 4))
+    reader = text.Reader(family.Denoiser.new(tokenizer).text, tokenizer)
+    return tiny_sd_stage(reader, batch, text.reader_loss)
 
 
-def tiny_sd_denoiser() -> Step:
+def tiny_sd_denoiser(family: ModuleType) -> Step:
     batch = {
-        "latents": floats(4, 6, 8, 8),
-        "ids": torch.empty(4, 77, dtype=torch.int64),
-        "noise": floats(4, tiny_sd.DRAWS, 6, 8, 8),
-        "steps": torch.empty(4, tiny_sd.DRAWS, dtype=torch.int64),
+        "pixels": torch.empty(4, 32, 32, 3, dtype=torch.uint8),
+        "ids": torch.empty(4, family.TOKENS, dtype=torch.int64),
+        "noise": floats(4, denoiser.DRAWS, 6, 8, 8),
+        "times": floats(4, denoiser.DRAWS),
     }
-    module = tiny_sd.Denoiser(new_text_encoder(train_tokenizer(["a room"])))
-    return tiny_sd_stage(module, batch, tiny_sd.denoiser_loss())
+    vae = new_vae()
+    module = family.Denoiser.new(train_tokenizer(["a room"], length=family.TOKENS))
+    return tiny_sd_stage(module, batch, denoiser.denoiser_loss(vae), vae)
 
 
 def amortised_captions() -> Step:
@@ -121,8 +126,14 @@ each_step = pytest.mark.parametrize(
     [
         small_autoencoder,
         tiny_sd_autoencoder,
-        tiny_sd_text_encoder,
-        pytest.param(tiny_sd_denoiser, marks=pytest.mark.slow),
+        pytest.param(partial(tiny_sd_text, stable_diffusion), id="tiny_sd_text"),
+        pytest.param(partial(tiny_sd_text, stable_diffusion_3), id="tiny_sd3_text"),
+        pytest.param(
+            partial(tiny_sd_denoiser, stable_diffusion), id="tiny_sd", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            partial(tiny_sd_denoiser, stable_diffusion_3), id="tiny_sd3", marks=pytest.mark.slow
+        ),
         amortised_captions,
         amortised_bound,
     ],

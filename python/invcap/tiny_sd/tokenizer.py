@@ -14,7 +14,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
 
-def train_tokenizer(captions: Iterable[str], merges: int = 256) -> CLIPTokenizer:
+def train_tokenizer(
+    captions: Iterable[str], merges: int = 256, length: int = MAX_LENGTH
+) -> CLIPTokenizer:
     """Learns byte-pair merges from captions; what they do not cover is spelled byte by byte.
 
     The vocabulary is laid out as CLIP's: 256 bytes, 256 bytes that end a word, one token for each
@@ -23,6 +25,7 @@ def train_tokenizer(captions: Iterable[str], merges: int = 256) -> CLIPTokenizer
     Args:
         captions: what the merges are learned from.
         merges: most merges to learn; fewer if every word of the captions is a token before.
+        length: tokens of a prompt, with start and end.
 
     Source: Sennrich et al., "Neural machine translation of rare words with subword units" (2016).
     """
@@ -40,5 +43,5 @@ def train_tokenizer(captions: Iterable[str], merges: int = 256) -> CLIPTokenizer
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(dict.fromkeys(tokens))},
         merges=pairs,
-        model_max_length=MAX_LENGTH,
+        model_max_length=length,
     )
