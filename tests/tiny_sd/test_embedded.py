@@ -7,13 +7,12 @@ import pytest
 
 from invcap.data import split_by_group
 from invcap.data.shapes import Scene, draw, jitter_of, load_shapes, scenes
-from invcap.diffusion.families import load_model, tiny_sd
+from invcap.diffusion.families import EMBEDDED, embedded, load_model
 from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 from invcap.tiny_sd.evaluate import accuracies, draw_scenes
 
 EVERY = list(scenes())
 FACTORS = ("colour", "shape", "place", "background")
-MODELS = sorted(index.parent for index in tiny_sd().parent.glob("*/model_index.json"))
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +21,9 @@ def held_out() -> list[Scene]:
     return [EVERY[i] for i in Random(0).sample(held_out, 40)]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=lambda folder: folder.name)
+@pytest.fixture(scope="module", params=EMBEDDED)
 def folder(request) -> Path:
-    return request.param
+    return embedded(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,8 @@ Streaming = Annotated[
     bool, typer.Option(help="Read `hf:` data as a stream, without downloading all of it first.")
 ]
 Diffusion = Annotated[
-    str | None, typer.Option("--model", help="Model: folder, file or hub name; else tiny-sd.")
+    str | None,
+    typer.Option("--model", help="Model: folder, file, hub name or `tiny-sd3`; else tiny-sd."),
 ]
 Dtype = Annotated[
     str, typer.Option(help="Dtype of frozen networks: `float32`, `bfloat16` or `float16`.")

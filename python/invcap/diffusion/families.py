@@ -31,6 +31,7 @@ FAMILIES: tuple[type[FrozenTextToImage], ...] = (
     ZImage,
 )
 ANYTHING = "v1"  # what diffusers calls a file that it does not know
+EMBEDDED = ("tiny-sd", "tiny-sd3")
 UNUSABLE = (OSError, TypeError, ValueError, KeyError, RuntimeError)
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 
@@ -39,14 +40,17 @@ def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToIm
     """Loads a frozen text-to-image model: a folder, a file or a name on the hub; else tiny-sd.
 
     Args:
-        name: a folder that diffusers wrote, a file with all weights of a model, or a hub name.
+        name: a folder that diffusers wrote, a file with all weights of a model, a hub name, or
+            `tiny-sd` or `tiny-sd3`, which are embedded.
         options: as of diffusers' `from_pretrained` or `from_single_file`, such as `dtype`, or
             `config`, a folder or hub name with the settings of a file's networks.
 
     Raises:
         ValueError: it cannot be loaded, or its family is not supported.
     """
-    name = tiny_sd() if name is None else name
+    name = EMBEDDED[0] if name is None else name
+    if str(name) in EMBEDDED and not Path(name).exists():
+        name = embedded(str(name))
     load = _load_file if Path(name).is_file() else _load_folder
     model = load(str(name), options)
     warn_if_distilled(str(name), named_distilled(str(name)) or model.distilled)
@@ -120,14 +124,14 @@ def check_supported(name: str, kind: str) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(SUPPORTED)}, got {kind}")
 
 
-def tiny_sd() -> Path:
-    """The embedded model's folder, in an installed package or in the repository.
+def embedded(name: str) -> Path:
+    """An embedded model's folder, in an installed package or in the repository.
 
     Raises:
         ValueError: it is not there.
     """
     here = Path(__file__)
-    folders = [root / "models" / "tiny-sd" for root in (here.parents[1], here.parents[3])]
+    folders = [root / "models" / name for root in (here.parents[1], here.parents[3])]
     for folder in folders:
         if folder.is_dir():
             return folder

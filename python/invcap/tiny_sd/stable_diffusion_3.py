@@ -22,7 +22,7 @@ from invcap.tiny_sd.autoencoder import LATENT_CHANNELS, LATENT_SIDE
 
 TOKENS = 32  # a caption has 20 at most, and every token is computed in every layer
 WIDTHS = (32, 64)  # of the two text encoders
-HEAD, HEADS, LAYERS = 32, 4, 6
+HEAD, HEADS, LAYERS = 32, 3, 6
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
