@@ -1,7 +1,9 @@
 import json
 import sys
+from functools import partial
 
 import pytest
+import torch
 from click.testing import Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
@@ -176,6 +178,14 @@ def test_invert_starts_at_the_given_start_and_finds_words(folder, pipeline, file
             ("score", "red.png", "a room", "--offload", "--device", "cpu"),
             "--offload needs a CUDA device, got cpu",
         ),
+        *(
+            (("score", "red.png", "a room", option, "--device", "cpu"), f"{option} needs a CUDA")
+            for option in ("--group-offload", "--four-bit")
+        ),
+        (
+            ("score", "red.png", "a room", "--compute-dtype", "int8"),
+            "compute_dtype must be one of float32, bfloat16, float16, got 'int8'",
+        ),
         (("invert", "half.png", "--output", "o"), "half.png: expected an image: "),
         (("score", "half.png", "a room"), "half.png: cannot decode the image: "),
         *(
@@ -211,6 +221,34 @@ def test_a_users_error_is_one_line_and_leaves_nothing(
     assert printed.err.rpartition("error: ")[2].count("\n") == 1
     assert message in printed.err.rpartition("error: ")[2]
     assert not (here / "o").exists()
+
+
+def test_options_of_memory_are_given_to_the_model(folder, pipeline, files, monkeypatch):
+    device, calls = torch.device("cuda"), []
+    monkeypatch.setattr("invcap.training.devices.resolve_device", lambda name: device)
+
+    def load(name, **options):
+        calls.append(options)
+        return pipeline
+
+    monkeypatch.setattr(PromptInversionPipeline, "from_pretrained", load)
+    for method in ("to", "enable_offload", "enable_group_offload"):
+        place = partial(lambda method, where: calls.append((method, where)) or pipeline, method)
+        monkeypatch.setattr(pipeline, method, place)
+    given = ("score", files[0], "a room", "--model", folder, "--draws", 2, "--dtype", "bfloat16")
+    invcap(*given, "--four-bit", "--offload")
+    invcap(*given, "--compute-dtype", "float32", "--group-offload")
+    whole = {"dtype": torch.bfloat16, "four_bit": False, "compute_dtype": torch.float32}
+    assert calls == [
+        {"dtype": torch.bfloat16, "four_bit": True},
+        ("enable_offload", device),
+        whole,
+        ("enable_group_offload", device),
+    ]
+    for other in ("--offload", "--four-bit"):
+        done = invcap(*given, "--group-offload", other, code=1)
+        assert str(done.exception) == f"--group-offload cannot be used with {other}"
+    assert len(calls) == 4
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from invcap.cli.memory import load_pipeline
 from invcap.cli.options import (
     DEFAULT_CACHE,
-    DTYPES,
     Cache,
     Device,
     Diffusion,
@@ -24,8 +24,18 @@ from invcap.cli.output import print_result
 from invcap.cli.words import in_words, load_bank, load_captioner, load_proposer, read_sentences
 
 app = typer.Typer()
+ComputeDtype = Annotated[
+    str | None,
+    typer.Option(help="Dtype of their arithmetic, to which weights are converted when used."),
+]
+FourBit = Annotated[
+    bool, typer.Option(help="Load large networks in 4 bits: bitsandbytes, on a GPU.")
+]
 Offload = Annotated[
     bool, typer.Option(help="Keep on the device only the network that computes: less memory.")
+]
+GroupOffload = Annotated[
+    bool, typer.Option(help="Keep on the device only the layer that computes: least memory.")
 ]
 
 
@@ -46,7 +56,10 @@ def score(
     dtype: Dtype = "float32",
     device: Device = "auto",
     size: ImageSize = None,
+    compute_dtype: ComputeDtype = None,
+    four_bit: FourBit = False,
     offload: Offload = False,
+    group_offload: GroupOffload = False,
     draws: Annotated[int, typer.Option(help="Noise samples: UNet evaluations a prompt.")] = 256,
     seed: Seed = 0,
     as_json: Json = False,
@@ -61,16 +74,13 @@ def score(
     """
     import torch
 
-    from invcap.prompt_inversion import PromptInversionPipeline
     from invcap.training.devices import resolve_device
 
     if bool(prompts) == (file is not None):
         raise ValueError("expected either PROMPTS or --prompts FILE")
     asked = read_sentences(file) if file is not None else prompts or []
     where = resolve_device(device)
-    _check_offload(offload, where)
-    weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
-    pipeline = _place(weights, where, offload)
+    pipeline = load_pipeline(model, where, dtype, compute_dtype, four_bit, offload, group_offload)
     generator = torch.Generator().manual_seed(seed)
     pixels = parse_size(size) if size else None
     if file is None:
@@ -161,7 +171,10 @@ def invert(
         bool,
         typer.Option(help="Optimize the pooled embedding too, where the model has one."),
     ] = False,
+    compute_dtype: ComputeDtype = None,
+    four_bit: FourBit = False,
     offload: Offload = False,
+    group_offload: GroupOffload = False,
     gradient_checkpointing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     attention_slicing: Annotated[bool, typer.Option(help="Less memory, more time.")] = False,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the generated images.")] = 1.0,
@@ -180,7 +193,7 @@ def invert(
     -m invcap.cli invert ...` or `accelerate launch -m invcap.cli invert ...` spreads it over
     processes and GPUs.
     """
-    from invcap.prompt_inversion import PromptInversionPipeline, bulk
+    from invcap.prompt_inversion import bulk
     from invcap.prompt_inversion.parametrization import Parametrization
     from invcap.prompt_inversion.settings import default_settings
     from invcap.prompt_inversion.word_search import SearchSettings, WordSearch
@@ -197,9 +210,8 @@ def invert(
     if token_vectors and pooled:
         raise ValueError("--pooled cannot be used with --token-vectors, which determine it")
     processes = start_processes(device)
-    _check_offload(offload, processes.device)
-    weights = PromptInversionPipeline.from_pretrained(model, dtype=_dtype(dtype))
-    pipeline = _place(weights, processes.device, offload)
+    where = processes.device
+    pipeline = load_pipeline(model, where, dtype, compute_dtype, four_bit, offload, group_offload)
     if gradient_checkpointing:
         pipeline.model.denoiser.enable_gradient_checkpointing()
     if attention_slicing:
@@ -248,20 +260,3 @@ def invert(
             for r in result
         )
         print_result("\n".join(lines), result, as_json)
-
-
-def _check_offload(offload: bool, device: Any) -> None:
-    if offload and device.type == "cpu":
-        raise ValueError("--offload needs a CUDA device, got cpu")
-
-
-def _place(pipeline: Any, device: Any, offload: bool) -> Any:
-    return pipeline.enable_offload(device) if offload else pipeline.to(device)
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
-    return getattr(torch, name)

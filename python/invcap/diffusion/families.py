@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.loaders.single_file_utils import (
     CHECKPOINT_KEY_NAMES,
@@ -17,6 +18,7 @@ from diffusers.loaders.single_file_utils import (
 
 from invcap.diffusion.distilled import named_distilled, warn_if_distilled
 from invcap.diffusion.flux import Flux
+from invcap.diffusion.four_bit import check_four_bit, four_bit_config
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.stable_diffusion import StableDiffusion
 from invcap.diffusion.stable_diffusion_3 import StableDiffusion3
@@ -36,12 +38,21 @@ UNUSABLE = (OSError, TypeError, ValueError, KeyError, RuntimeError)
 SUPPORTED = {name: family for family in FAMILIES for name in family.pipelines}
 
 
-def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToImage:
+def load_model(
+    name: str | Path | None = None,
+    *,
+    compute_dtype: torch.dtype | None = None,
+    four_bit: bool = False,
+    **options: Any,
+) -> FrozenTextToImage:
     """Loads a frozen text-to-image model: a folder, a file or a name on the hub; else tiny-sd.
 
     Args:
         name: a folder that diffusers wrote, a file with all weights of a model, a hub name, or
             `tiny-sd` or `tiny-sd3`, which are embedded.
+        compute_dtype: of arithmetic, by default that of the weights; see
+            `FrozenTextToImage.compute_in`.
+        four_bit: store the large networks' weights in 4 bits, by bitsandbytes, on a GPU.
         options: as of diffusers' `from_pretrained` or `from_single_file`, such as `dtype`, or
             `config`, a folder or hub name with the settings of a file's networks.
 
@@ -51,13 +62,19 @@ def load_model(name: str | Path | None = None, **options: Any) -> FrozenTextToIm
     name = EMBEDDED[0] if name is None else name
     if str(name) in EMBEDDED and not Path(name).exists():
         name = embedded(str(name))
-    load = _load_file if Path(name).is_file() else _load_folder
-    model = load(str(name), options)
+    if four_bit:
+        check_four_bit(compute_dtype)
+    if not Path(name).is_file():
+        model = _load_folder(str(name), options, four_bit)
+    elif not four_bit:
+        model = _load_file(str(name), options)
+    else:
+        raise ValueError(f"four_bit needs a folder or a name on the hub, got the file {name}")
     warn_if_distilled(str(name), named_distilled(str(name)) or model.distilled)
-    return model
+    return model if compute_dtype is None else model.compute_in(compute_dtype)
 
 
-def _load_folder(name: str, options: dict[str, Any]) -> FrozenTextToImage:
+def _load_folder(name: str, options: dict[str, Any], four_bit: bool) -> FrozenTextToImage:
     index = Path(name) / DiffusionPipeline.config_name
     if Path(name).is_dir() and not index.is_file():
         raise ValueError(f"{name}: expected a diffusers pipeline, but has no {index.name}")
@@ -69,6 +86,9 @@ def _load_folder(name: str, options: dict[str, Any]) -> FrozenTextToImage:
     check_supported(name, kind)
     left_out = {part: None for part, value in config.items() if value == [None, None]}
     options = {"use_safetensors": True, **left_out, **options}
+    if four_bit:
+        dtype = options.get("dtype", torch.float32)
+        options["quantization_config"] = four_bit_config(config, dtype)
     return _family(name, kind, "from_pretrained", options)
 
 

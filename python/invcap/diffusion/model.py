@@ -17,6 +17,7 @@ from invcap.data.settings import MOST_PIXELS
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.distilled import named_distilled
 from invcap.diffusion.images import encode_mean
+from invcap.diffusion.kept_weights import keep_weights
 from invcap.diffusion.schedule import NoiseSchedule, Schedule
 from invcap.diffusion.text import word_tokens
 from invcap.encoders.autoencoder import to_unit_range
@@ -57,12 +58,16 @@ class FrozenTextToImage(ABC):
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)
-        for component in pipeline.components.values():
-            if isinstance(component, nn.Module):
-                component.eval().requires_grad_(False)
+        for network in self.networks:
+            network.eval().requires_grad_(False)
         self.schedule: Any = self.schedule_class.of(pipeline.scheduler)
         self.max_batch = MAX_BATCH
         self._offloaded_from: torch.device | None = None
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The denoiser, the text encoders and the autoencoder."""
+        return [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
 
     @property
     @abstractmethod
@@ -208,14 +213,23 @@ class FrozenTextToImage(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the denoiser's weights."""
+        """Dtype that the denoiser computes in."""
         return self.denoiser.dtype
 
     def to(self, *where: Any) -> FrozenTextToImage:
         """Moves the model to a device or casts it to a dtype, in place."""
         self.pipeline.to(*where)
-        for cached in ("fingerprint", "neutral"):
-            self.__dict__.pop(cached, None)
+        self._forget()
+        return self
+
+    def compute_in(self, dtype: torch.dtype) -> FrozenTextToImage:
+        """Lets weights keep their dtype, in which they take less memory, and computes in another.
+
+        Each weight is converted whenever a layer uses it: slower, but as exact as in that dtype.
+        """
+        for network in self.networks:
+            keep_weights(network, dtype=dtype)
+        self._forget()
         return self
 
     def enable_offload(self, device: torch.device | str) -> FrozenTextToImage:
@@ -223,6 +237,20 @@ class FrozenTextToImage(ABC):
         self.pipeline.enable_model_cpu_offload(device=device)
         self._offloaded_from = torch.device(device)
         return self
+
+    def enable_group_offload(self, device: torch.device | str) -> FrozenTextToImage:
+        """Keeps all weights on the CPU; on a device is only the layer that computes.
+
+        For networks of which not even one fits on the device. Gradients work too.
+        """
+        for network in self.networks:
+            keep_weights(network, torch.device(device))
+        self._forget()
+        return self
+
+    def _forget(self) -> None:
+        for cached in ("fingerprint", "neutral"):
+            self.__dict__.pop(cached, None)
 
     def release(self) -> None:
         """Takes all networks off the device, if they are offloaded."""

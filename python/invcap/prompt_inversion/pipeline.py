@@ -69,7 +69,7 @@ class PromptInversionPipeline:
 
         Args:
             name: a folder or a hub name.
-            options: passed to `DiffusionPipeline.from_pretrained`, such as `dtype`.
+            options: passed to `load_model`, such as `dtype` or `compute_dtype`.
 
         Raises:
             ValueError: the model cannot be loaded, or its family is not supported.
@@ -104,6 +104,12 @@ class PromptInversionPipeline:
         If token vectors or tokens are optimized, each step needs the text encoders too.
         """
         self.model.enable_offload(device)
+        self._learned.clear()
+        return self
+
+    def enable_group_offload(self, device: torch.device | str) -> PromptInversionPipeline:
+        """Keeps all weights on the CPU and moves one layer at a time to a device."""
+        self.model.enable_group_offload(device)
         self._learned.clear()
         return self
 
