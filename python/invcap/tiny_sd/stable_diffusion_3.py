@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from invcap.diffusion.stable_diffusion_3 import T5_TOKENS
 from invcap.tiny_sd.autoencoder import LATENT_CHANNELS, LATENT_SIDE
 
 TOKENS = 32  # a caption has 20 at most, and every token is computed in every layer
 WIDTHS = (32, 64)  # of the two text encoders
 HEAD, HEADS, LAYERS = 32, 3, 6
+T5_TOKENS = 256  # zeros that diffusers gives a model without T5
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
