@@ -1,4 +1,4 @@
-"""How well a pipeline draws what it is asked for."""
+"""Measures how often generated images show what their captions say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_scenes(
     steps: int,
     seed: int,
 ) -> np.ndarray:
-    """Generates an image for each scene, in one of the wordings in turn: (N, H, W, 3) bytes."""
+    """Generates an image of each scene, with the wordings in turn, as bytes, (N, H, W, 3)."""
     generator = torch.Generator().manual_seed(seed)
     captions = [scene.caption(i % len(WORDINGS)) for i, scene in enumerate(scenes)]
     drawn = [
@@ -40,16 +40,16 @@ def draw_scenes(
 def accuracies(
     images: np.ndarray, asked: Sequence[Scene], pixels: np.ndarray, scenes: Sequence[Scene]
 ) -> dict[str, float]:
-    """Judges images by the nearest rendered one, in squared distance of pixels.
+    """Compares images with what was asked for, by the rendered image with the nearest pixels.
 
     Args:
-        images: (N, H, W, 3) bytes.
+        images: bytes, (N, H, W, 3).
         asked: the N scenes that they should show.
-        pixels: (M, H, W, 3) bytes, all scenes rendered.
-        scenes: those M scenes.
+        pixels: rendered images of all scenes, bytes, (M, H, W, 3).
+        scenes: these M scenes.
 
     Returns:
-        For each factor, the share of images whose nearest scene has it as asked.
+        For each factor, the share of images whose nearest scene has the value asked for.
     """
     queries = torch.from_numpy(images).flatten(1).float()
     targets = torch.from_numpy(pixels).flatten(1).float()
