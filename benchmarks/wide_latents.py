@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 from layer_speed import peak_resident
-from sd14_step import networks
+from real_size_step import autoencoder
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizer
@@ -69,7 +69,7 @@ def measure(
     torch.manual_seed(0)
     texts = save_pictures(work / "pictures")
     save_sentence_encoder(work / "bert", {word for text in texts for word in text.split()})
-    networks()["vae"].save_pretrained(work / "vae")
+    autoencoder().save_pretrained(work / "vae")
     train = ["train", "--data", work / "pictures", "--size", SIZE, "--steps", steps]
     train += ["--autoencoder", work / "vae", "--sentence-encoder", work / "bert" / "encoder"]
     train += ["--cache", work / "cache", "--output", work / "captioner"]

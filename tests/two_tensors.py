@@ -91,7 +91,7 @@ class TwoTensors(FrozenTextToImage):
         pooled = self.pipeline.pool(vectors.sum(1))
         return Conditioning({"prompt_embeds": hidden, "pooled_prompt_embeds": pooled})
 
-    def encode_prompts(self, prompts: list[str]) -> Conditioning:
+    def encode_few(self, prompts: list[str]) -> Conditioning:
         hidden, pooled = [], []
         for prompt in prompts:
             one = self.encode_tokens(self.token_table[self.tokenize(prompt)][None]).tensors

@@ -1,11 +1,14 @@
 import pytest
 import torch
+from PIL import Image
 from random_pipeline import STEPS, WIDTH, make_pipeline
 
 from invcap.diffusion.families import frozen
 from invcap.diffusion.noise_samples import NoiseSamples
-from invcap.prompt_inversion import PromptInversionPipeline
-from invcap.prompt_inversion.objective import bound_terms
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
+from invcap.prompt_inversion.bank import make_bank
+from invcap.prompt_inversion.objective import Objective, bound_terms
+from invcap.prompt_inversion.parametrization import parametrize
 
 PROMPTS = ["a red square", "a room"]
 
@@ -84,6 +87,50 @@ def test_the_number_of_evaluations_at_once_does_not_matter(pipeline, pictures):
     pipeline.model.max_batch = 3
     parts = pipeline.log_likelihood(pictures[0], PROMPTS, draws=10).terms
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("latents", "most"),
+    [((8, 8), 32), ((16, 16), 16), ((32, 64), 2), ((64, 64), 1), ((128, 128), 1)],
+)
+def test_fewer_large_latents_than_small_ones_are_evaluated_at_once(
+    pipeline, latents, most, monkeypatch
+):
+    model, counts = pipeline.model, []
+    assert model.batch_size(*latents) == most
+
+    def predict_noise(noisy, steps, conditioning):
+        counts.append(len(noisy))
+        return torch.zeros_like(noisy) + conditioning.tensors["prompt_embeds"].mean()
+
+    monkeypatch.setattr(model, "predict_noise", predict_noise)
+    image, size = torch.rand(1, 4, *latents), (latents[0] * 2, latents[1] * 2)
+    monkeypatch.setattr(model, "encode_pixels", lambda pixels: image)
+    pipeline.log_likelihood(Image.new("RGB", size), ["a room"], draws=64, size=size)
+    assert sum(counts) == 64 and max(counts) == most
+    counts.clear()
+    vectors, conditioning_of = parametrize(model, ["a room"], "hidden_states")
+    settings = InversionSettings(draws=64, bank=64, held_out=2)
+    Objective(model, image, conditioning_of, [0], settings).gradient(vectors, torch.arange(1), 0)
+    assert sum(counts) == 64 and max(counts) == most
+
+
+def test_at_most_eight_prompts_are_encoded_at_once(pipeline, pictures, tmp_path, monkeypatch):
+    model, counts = pipeline.model, []
+    encode = model.encode_few
+    monkeypatch.setattr(model, "encode_few", lambda few: counts.append(len(few)) or encode(few))
+    prompts = ["red " * (1 + number) for number in range(20)]
+    (whole,) = model.encode_prompts(prompts).tensors.values()
+    for prompt, one in zip(prompts, whole, strict=True):
+        (alone,) = encode([prompt]).tensors.values()
+        torch.testing.assert_close(one[None], alone)
+    pipeline.log_likelihood(pictures[0], prompts, draws=2)
+    assert counts == 2 * [8, 8, 4]
+    pipeline.likeliest(pictures[0], prompts, draws=16)
+    assert counts[6:] == [8, 8, 4, 8, 2]
+    counts.clear()
+    make_bank(model, prompts, tmp_path)
+    assert counts == [8, 8, 4] or counts == [1, 8, 8, 4]
 
 
 def test_many_images_prompts_and_samples_are_measured_as_one_at_a_time(pipeline, pictures):

@@ -78,7 +78,9 @@ def score_tab(models: Models, examples: list[str]) -> None:
         return ["", shown, table_of(rows), tables, *as_text(models, name, given, count, start)]
 
     def show(job: Job, path: str, text: str, count: int, start: int) -> list[str]:
-        total = len(lines_of(text)) * -(-count // models.pipeline.model.max_batch)
+        model = models.pipeline.model
+        batch = model.batch_size(*(side // model.pixels_per_latent for side in model.size))
+        total = len(lines_of(text)) * -(-count // batch)
         return [f"Scoring: {job.evaluations / total:.0%}"]
 
     def check(

@@ -42,8 +42,9 @@ def write_shards(
     folder: Path,
     accelerator: Accelerator,
     name: str,
+    rows: int = SHARD_ROWS,
 ) -> list[Path]:
-    """Encodes items, 2,048 at a time, each shard in a file that is complete or absent.
+    """Encodes items, by default 2,048 at a time, each shard in a file that is complete or absent.
 
     The processes take shards in turn. Shards that exist and are not broken are kept.
 
@@ -52,6 +53,7 @@ def write_shards(
         encode: items to a table.
         folder: of the shards, which nothing else may write to.
         name: what the progress bar calls the items.
+        rows: of a shard.
 
     Returns:
         The files, in the order of the items.
@@ -61,10 +63,10 @@ def write_shards(
         _remove_broken(folder)
     accelerator.wait_for_everyone()
     if not complete.exists():
-        shards = ceil(len(items) / SHARD_ROWS) if isinstance(items, Sequence) else None
+        shards = ceil(len(items) / rows) if isinstance(items, Sequence) else None
         done = 0
         with tqdm(total=shards, desc=name, disable=not accelerator.is_local_main_process) as bar:
-            for number, part in enumerate(_parts(items)):
+            for number, part in enumerate(_parts(items, rows)):
                 path = folder / f"{number:06}.arrow"
                 mine = number % accelerator.num_processes == accelerator.process_index
                 if mine and not path.exists():
@@ -163,13 +165,13 @@ def blocks(rows: Rows, size: int = 8192) -> Iterator[Tensor]:
         yield rows[torch.arange(first, min(first + size, len(rows)))]
 
 
-def _parts(items: Sequence[Item] | Iterable[Item]) -> Iterator[Sequence[Item]]:
+def _parts(items: Sequence[Item] | Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     if isinstance(items, Sequence):
-        for first in range(0, len(items), SHARD_ROWS):
-            yield items[first : first + SHARD_ROWS]
+        for first in range(0, len(items), size):
+            yield items[first : first + size]
         return
     iterator = iter(items)
-    while part := list(islice(iterator, SHARD_ROWS)):
+    while part := list(islice(iterator, size)):
         yield part
 
 

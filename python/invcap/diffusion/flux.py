@@ -62,9 +62,7 @@ class Flux(FlowMatching):
     def check_prompt(self, prompt: str) -> None:
         check_length(prompt, self.tokenizer, MOST_TOKENS)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         hidden, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, max_sequence_length=MOST_TOKENS
         )

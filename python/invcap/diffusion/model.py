@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from invcap.data import fit_image
 from invcap.data.images import ImageSource, as_images
 from invcap.data.settings import MOST_PIXELS
-from invcap.diffusion.conditioning import Conditioning
+from invcap.diffusion.conditioning import Conditioning, concatenate
 from invcap.diffusion.distilled import named_distilled
 from invcap.diffusion.images import encode_mean
 from invcap.diffusion.kept_weights import keep_weights
@@ -24,7 +24,15 @@ from invcap.encoders.autoencoder import to_unit_range
 from invcap.hashing import fingerprint, signature
 
 MAX_BATCH = 32
+MOST_POSITIONS = 64 * 64
+PROMPTS_AT_ONCE = 8
 NEUTRAL = "a picture"
+
+
+def few(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Prompts, as many at a time as are encoded and compared at once."""
+    for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+        yield prompts[first : first + PROMPTS_AT_ONCE]
 
 
 class FrozenTextToImage(ABC):
@@ -44,7 +52,7 @@ class FrozenTextToImage(ABC):
         word_marks: what the vocabulary puts before and after a word.
         schedule_class: of its schedule.
         schedule: of the noise.
-        max_batch: latents that the denoiser takes at once.
+        max_batch: latents that the denoiser takes at once, if they are small; see `batch_size`.
     """
 
     pipelines: ClassVar[tuple[str, ...]]
@@ -106,13 +114,24 @@ class FrozenTextToImage(ABC):
         """Maps pixels (P, 3, H, W) in [-1, 1] to scaled latents (P, C, h, w) float32."""
         return encode_mean(self.pipeline.vae, pixels, self.device)
 
-    @abstractmethod
+    def batch_size(self, height: int, width: int) -> int:
+        """How many latents of a size the denoiser takes at once: one of 64 x 64 or larger."""
+        return max(1, min(self.max_batch, MOST_POSITIONS // (height * width)))
+
+    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """Maps prompts to their conditioning, float32.
+        """Maps prompts to their conditioning, float32, eight at a time.
 
         Raises:
             ValueError: there is no prompt, or one is empty or too long.
         """
+        self.check_prompts(prompts)
+        self.release()
+        return concatenate([self.encode_few(part) for part in few(prompts)])
+
+    @abstractmethod
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
+        """Maps at most eight prompts, which have been checked, to their conditioning, float32."""
 
     @abstractmethod
     def check_prompt(self, prompt: str) -> None:

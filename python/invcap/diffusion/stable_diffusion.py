@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from invcap.diffusion.clip_prompts import ClipPrompts
@@ -42,9 +41,7 @@ class StableDiffusion(ClipPrompts):
         width = self.pipeline.unet.config.cross_attention_dim
         return {"prompt_embeds": (self.tokenizer.model_max_length, width)}
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         hidden, _ = self.pipeline.encode_prompt(
             list(prompts), self.device, 1, do_classifier_free_guidance=False
         )

@@ -40,9 +40,7 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         hidden, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts),
             None,

@@ -42,9 +42,7 @@ class StableDiffusionXL(ClipPrompts):
             "pooled_prompt_embeds": (self.pipeline.text_encoder_2.config.projection_dim,),
         }
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         hidden, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )

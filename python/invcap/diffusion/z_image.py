@@ -51,9 +51,7 @@ class ZImage(FlowMatching):
         around = sum(len(ids) for ids in self._around)
         check_length(prompt, self.tokenizer, MOST_TOKENS - around)
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
+    def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         found, _ = self.pipeline.encode_prompt(
             list(prompts),
             self.device,

@@ -14,14 +14,14 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from invcap.data.shards import Rows, ShardRows, blocks, numbers, write_shards
-from invcap.diffusion.model import FrozenTextToImage
+from invcap.data.shards import SHARD_ROWS, Rows, ShardRows, blocks, numbers, write_shards
+from invcap.diffusion.model import FrozenTextToImage, few
 from invcap.hashing import digest
 from invcap.phrases import Phrases, clauses
 
 logger = logging.getLogger(__name__)
-AT_ONCE = 64
 NUMBERS_AT_ONCE = 2**26
+NUMBERS_OF_A_SHARD = 2**28
 
 
 class SentenceBank:
@@ -97,7 +97,7 @@ def make_bank(
     width = prod(model.conditioning_shapes[model.optimized])
 
     def table(part: Sequence[str]) -> pa.Table:
-        rows = [encode(part[at : at + AT_ONCE]) for at in range(0, len(part), AT_ONCE)]
+        rows = [encode(some) for some in few(part)]
         return pa.table({"hidden": numbers(torch.cat(rows).numpy())})
 
     def encode(part: Sequence[str]) -> Tensor:
@@ -106,6 +106,8 @@ def make_bank(
 
     read = model.neutral.tensors[model.optimized].half().cpu()
     folder = cache / f"sentences-{digest(model.fingerprint, read, *texts)}"
-    shards = write_shards(texts, table, folder, accelerator or Accelerator(), "sentences")
+    rows = min(SHARD_ROWS, max(1, NUMBERS_OF_A_SHARD // width))
+    accelerator = accelerator or Accelerator()
+    shards = write_shards(texts, table, folder, accelerator, "sentences", rows)
     model.release()
     return SentenceBank(kept, texts, ShardRows(shards, "hidden", width))

@@ -59,7 +59,8 @@ def bound_terms(
     count, draws = samples.steps.shape
     weight = schedule.weights()[samples.cells] * samples.importance / latents[0].numel()
     errors = []
-    for evaluations in torch.arange(count * draws, device=latents.device).split(model.max_batch):
+    every = torch.arange(count * draws, device=latents.device)
+    for evaluations in every.split(model.batch_size(*latents.shape[2:])):
         prompt, draw = evaluations // draws, evaluations % draws
         steps, noise = samples.steps[prompt, draw], samples.noise[prompt, draw]
         noisy = schedule.noisy(latents[prompt], noise, steps)
@@ -160,8 +161,9 @@ class Objective:
             lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad)
         )
         errors = []
-        for first in range(0, len(owner), self.model.max_batch):
-            part = slice(first, first + self.model.max_batch)
+        size = self.model.batch_size(*noisy.shape[2:])
+        for first in range(0, len(owner), size):
+            part = slice(first, first + size)
             found = squared_errors(
                 self.model,
                 noisy[part],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from invcap.data.images import ImageSource, as_images
 from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.families import load_model, stable_diffusion
-from invcap.diffusion.model import FrozenTextToImage
+from invcap.diffusion.model import FrozenTextToImage, few
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion.identity import identity_of
 from invcap.prompt_inversion.inputs import check_draws, check_inputs, resolve_seeds
@@ -150,18 +150,19 @@ class PromptInversionPipeline:
         """
         model = self.model
         check_draws(draws)
-        conditioning = model.encode_prompts(prompts)
+        model.check_prompts(prompts)
         latents = model.encode_images(image, size)
         generator = generator or torch.Generator().manual_seed(0)
         samples = draw_samples(model.schedule, draws, tuple(latents.shape[1:]), generator)
         samples = samples.to(model.device).expand(1)
-        model.release()
+        terms = []
         with tqdm(total=len(prompts), **self._progress) as bar:
-            terms = []
-            for index in range(len(prompts)):
-                one = conditioning[index : index + 1]
-                terms.append(bound_terms(model, latents, one, samples).cpu())
-                bar.update()
+            for part in few(prompts):
+                conditioning = model.encode_prompts(part)
+                for index in range(len(part)):
+                    one = conditioning[index : index + 1]
+                    terms.append(bound_terms(model, latents, one, samples).cpu())
+                    bar.update()
         return LogLikelihood(list(prompts), torch.cat(terms))
 
     def likeliest(
@@ -196,7 +197,6 @@ class PromptInversionPipeline:
         generator = generator or torch.Generator().manual_seed(0)
         contest = Contest(self.model, latents, draws, generator, doublings(draws))
         best = contest.halve(list(dict.fromkeys(prompts)), finalists)
-        self.model.release()
         return contest.log_likelihood(best[:finalists])
 
     def invert(

@@ -20,7 +20,7 @@ from invcap.data.encode import EncodedImages, encode_images
 from invcap.data.settings import DataSettings, load_data
 from invcap.data.shards import ChosenRows, Rows, ShardRows, numbers, write_shards
 from invcap.diffusion.conditioning import Conditioning
-from invcap.diffusion.model import FrozenTextToImage
+from invcap.diffusion.model import FrozenTextToImage, few
 from invcap.encoders.autoencoder import to_unit_range
 from invcap.files import read_tensors, write_tensors
 from invcap.hashing import check_identity, digest, fingerprint
@@ -34,7 +34,6 @@ from invcap.training.trainer import check_batch_size
 logger = logging.getLogger(__name__)
 FILES = ("amortised.safetensors", FILE, "meta.safetensors")
 PIXELS_AT_ONCE = 2**20
-PROMPTS_AT_ONCE = 64
 BASIS_OF = 2048
 AXES_OF = 256
 META_START = "a room"
@@ -208,8 +207,7 @@ def untrained_start(
 @torch.no_grad()
 def encode(model: FrozenTextToImage, captions: Sequence[str]) -> Tensor:
     """The tensors of captions that inversions optimize, (N, ...)."""
-    parts = [captions[at : at + PROMPTS_AT_ONCE] for at in range(0, len(captions), PROMPTS_AT_ONCE)]
-    return torch.cat([model.encode_prompts(part).tensors[model.optimized] for part in parts])
+    return model.encode_prompts(captions).tensors[model.optimized]
 
 
 def caption_codes(
@@ -219,14 +217,11 @@ def caption_codes(
     folder: Path,
     accelerator: Accelerator,
 ) -> ShardRows:
-    """The codes of captions, (N, K), on disk; 64 captions' tensors are in memory at a time."""
+    """The codes of captions, (N, K), on disk; eight captions' tensors are in memory at a time."""
 
     @torch.no_grad()
     def table(part: Sequence[str]) -> pa.Table:
-        codes = [
-            start.code_of(encode(model, part[at : at + PROMPTS_AT_ONCE])).cpu()
-            for at in range(0, len(part), PROMPTS_AT_ONCE)
-        ]
+        codes = [start.code_of(encode(model, some)).cpu() for some in few(part)]
         return pa.table({"codes": numbers(torch.cat(codes).numpy())})
 
     return ShardRows(write_shards(captions, table, folder, accelerator, "captions"), "codes")

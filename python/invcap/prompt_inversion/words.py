@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from invcap.diffusion.model import FrozenTextToImage
+from invcap.diffusion.model import FrozenTextToImage, few
 from invcap.diffusion.noise_samples import draw_samples
 from invcap.prompt_inversion.likelihood import LogLikelihood
 from invcap.prompt_inversion.objective import bound_terms
@@ -116,16 +116,16 @@ class Contest:
         """Bound plus `log_prior` of N prompts, nats, (N,), on the first `end` samples."""
         done = {prompt: self._done(prompt) for prompt in prompts}
         for start in sorted({count for count in done.values() if count < end}):
-            missing = [prompt for prompt, count in done.items() if count == start]
-            found = bound_terms(
-                self.model,
-                self.latents.expand(len(missing), *self.latents.shape),
-                self.model.encode_prompts(missing),
-                self.samples[slice(start, end)].expand(len(missing)),
-            )
-            self.evaluations += found.numel()
-            for prompt, row in zip(missing, found.cpu() * self.latents.numel(), strict=True):
-                self.terms[prompt] = torch.cat([self.terms.get(prompt, row[:0]), row])
+            for missing in few([prompt for prompt, count in done.items() if count == start]):
+                found = bound_terms(
+                    self.model,
+                    self.latents.expand(len(missing), *self.latents.shape),
+                    self.model.encode_prompts(missing),
+                    self.samples[slice(start, end)].expand(len(missing)),
+                )
+                self.evaluations += found.numel()
+                for prompt, row in zip(missing, found.cpu() * self.latents.numel(), strict=True):
+                    self.terms[prompt] = torch.cat([self.terms.get(prompt, row[:0]), row])
         return torch.stack(
             [self.terms[prompt][:end].mean() + self.log_prior(prompt) for prompt in prompts]
         )
