@@ -1,6 +1,6 @@
-// First derivatives of the layer and its inverse, as autograd functions: no step through Python.
+// First derivatives of the layer and its inverse, as autograd functions in C++, without Python.
 //
-// Their backward passes are operators too; functional.py has the derivatives of those.
+// The backward passes are operators, too; functional.py has their derivatives.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -13,7 +13,7 @@ namespace {
 
 using torch::autograd::variable_list;
 
-// y = f(x) or, if `inverse`, x = f^-1(y).
+// y = f(x), or x = f^-1(y) if `inverse`.
 template <bool inverse>
 struct LuLeaky : torch::autograd::Function<LuLeaky<inverse>> {
   static variable_list forward(torch::autograd::AutogradContext* ctx, Tensor rows, Tensor lu,
@@ -37,7 +37,7 @@ struct LuLeaky : torch::autograd::Function<LuLeaky<inverse>> {
     std::optional<at::AutoDispatchBelowAutograd> without_graph;
     if (!at::GradMode::is_enabled()) without_graph.emplace();
     if (!ctx->needs_input_grad(1)) {
-      // Tensors keep the dtype of the forward pass, whatever autocast is on by now.
+      // The dtype is that of the forward pass, even if autocast is on now.
       const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
       const auto [grad, gz] =
           frozen_backward(inverse, grads[0], saved[1], saved[3], diagonal, negative_slope);

@@ -1,9 +1,9 @@
-// The first derivative of a network, which keeps only its output for backward.
+// The first derivative of a network that saves only its output for the backward pass.
 //
-// Going back through the layers, the input of each is recovered from its output by the layer's own
-// inverse (or, for the inverse direction, by its forward), which also yields the h that the weight
-// gradients need. Frozen weights have none. Memory: n numbers per row of the batch, whatever the
-// depth.
+// From the last layer to the first, each layer's input is computed from its output by the layer's
+// inverse (by its forward pass, if the network was run in the inverse direction). This also gives
+// the h that weight gradients need. Gradients of frozen weights are not computed. Memory: n numbers
+// per row of the batch, for any depth.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -19,18 +19,18 @@ namespace {
 
 using torch::autograd::variable_list;
 
-// On a CPU, backward takes rows of this many numbers at a time, so that its memory stays small.
+// On a CPU, a backward pass processes this many numbers at a time, to use little memory.
 constexpr int64_t kNumbersAtOnce = 1 << 19;
 
-// The layers of a network, first layer first; an undefined tensor where there is no bias.
+// The layers of a network, first to last; a bias is an undefined tensor where there is none.
 struct Layers {
   variable_list lu, bias;
   std::vector<double> diagonals, negative_slopes;
   bool inverse;
-  std::vector<bool> learns;  // of each lu, then of each bias: whether a gradient is wanted
+  std::vector<bool> learns;  // whether a gradient is wanted: of each lu, then of each bias
 };
 
-// Gradients by the network's input, by each lu and by each bias that there is, in this order;
+// Gradients of the network's input, of each lu and of each bias that exists, in this order;
 // undefined where none is wanted.
 variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad) {
   const size_t depth = layers.lu.size();
@@ -42,7 +42,7 @@ variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad
     const auto bias = layers.bias[i].defined() ? Optional(layers.bias[i]) : std::nullopt;
     const bool learns = layers.learns[i], learns_bias = layers.learns[depth + i];
     at::Tensor input, h, gb;
-    // What went into a frozen layer is for the one before it.
+    // The input of a frozen layer is needed only as the output of the layer before it.
     if (learns || layers.inverse || step + 1 < depth) {
       std::tie(input, h) = layer_operator(!layers.inverse).call(output, lu, bias, diagonal, slope);
     }
@@ -68,7 +68,7 @@ variable_list gradients(const Layers& layers, at::Tensor output, at::Tensor grad
   return found;
 }
 
-// The same, some rows at a time.
+// As `gradients`, for some rows at a time.
 variable_list gradients_in_parts(const Layers& layers, at::Tensor output, at::Tensor grad) {
   const int64_t n = output.sym_size(-1).guard_int(__FILE__, __LINE__);
   const int64_t count = output.sym_numel().guard_int(__FILE__, __LINE__) / n;
@@ -101,7 +101,7 @@ variable_list gradients_in_parts(const Layers& layers, at::Tensor output, at::Te
 }
 
 struct Recomputed : torch::autograd::Function<Recomputed> {
-  // `biases` are those of `bias` that there are: autograd looks for tensors in a TensorList only.
+  // `biases` are the tensors in `bias`: autograd finds tensors in a TensorList only.
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, Tensor rows, at::TensorList lu,
                             at::TensorList /*biases*/, const Optionals& bias, Doubles diagonals,
                             Doubles negative_slopes, bool inverse) {
@@ -118,7 +118,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   }
 
   static variable_list backward(torch::autograd::AutogradContext* ctx, const variable_list& grads) {
-    // Tensors keep the dtype of the forward pass, whatever autocast is on by now.
+    // The dtype is that of the forward pass, even if autocast is on now.
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     std::optional<at::AutoDispatchBelowAutograd> without_graph;
     if (!at::GradMode::is_enabled()) without_graph.emplace();
@@ -137,7 +137,7 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
                         learns};
     const bool many = saved[0].is_cpu() && saved[0].sym_numel() > kNumbersAtOnce;
     auto found = (many ? gradients_in_parts : gradients)(layers, saved[0], grads[0]);
-    found.resize(found.size() + 4);  // none by the arguments that are no tensors
+    found.resize(found.size() + 4);  // no gradients of arguments that are not tensors
     return found;
   }
 };

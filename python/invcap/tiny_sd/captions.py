@@ -1,4 +1,4 @@
-"""What tiny-sd is trained to understand: whole descriptions, and ones that leave things open."""
+"""The captions that tiny-sd is trained on: complete, partial and empty descriptions of scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from invcap.data.shapes import WORDINGS, Scene
 
-# Not every prompt names all five factors; what it leaves open is drawn as the data has it.
+# Partial descriptions; factors that they do not name follow the distribution of the data.
 OPEN_WORDINGS = (
     "a {colour} {shape} {place} of the image, {background} background",
     "a {size} {colour} {shape}, {background} background",
@@ -21,11 +21,11 @@ OPEN_WORDINGS = (
     "{background} background",
 )
 OPEN_SHARE = 0.25
-EMPTY_SHARE = 0.1  # what classifier-free guidance needs
+EMPTY_SHARE = 0.1  # for classifier-free guidance
 
 
 def draw_wording(generator: torch.Generator) -> str:
-    """Draws what a caption says, with the names of factors in braces: all, a part, or nothing."""
+    """Draws a template of captions, with names of factors in braces; it may be partial or empty."""
     kind, which = torch.rand(2, generator=generator).tolist()
     if kind < EMPTY_SHARE:
         return ""
@@ -34,5 +34,5 @@ def draw_wording(generator: torch.Generator) -> str:
 
 
 def draw_caption(scene: Scene, generator: torch.Generator) -> str:
-    """Says a scene in words drawn at random: all of it, a part of it, or nothing."""
+    """Describes a scene by a template drawn at random: completely, in part or not at all."""
     return draw_wording(generator).format(**asdict(scene))
