@@ -1,13 +1,14 @@
+import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
-import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forks import run_forked
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -26,10 +27,14 @@ class Printed:
 
 
 def invcap(*arguments: object, code: int = 0) -> Printed:
-    with tempfile.TemporaryDirectory() as folder:
-        output, log = (Path(folder) / name for name in ("output", "log"))
-        assert run_forked(*arguments, log=log, output=output) == code, log.read_text()
-        return Printed(output.read_text(), log.read_text())
+    output, log = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(log):
+        patch.setattr(sys, "argv", ["invcap", *map(str, arguments)])
+        patch.setattr(logging.root, "handlers", [])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert (ended.value.code or 0) == code, log.getvalue()
+    return Printed(output.getvalue(), log.getvalue())
 
 
 @pytest.fixture(scope="module")
