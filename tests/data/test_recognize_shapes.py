@@ -1,8 +1,11 @@
 from random import Random
 
+import pytest
+
 from invcap.data.recognize_shapes import recognize
 from invcap.data.shapes import draw, jitter_of, scenes
 
+pytestmark = pytest.mark.slow  # thousands of masks are drawn first
 SOME = Random(0).sample(list(scenes()), 60)
 
 

@@ -14,7 +14,7 @@ def examples(groups: list[str]) -> list[Example]:
 
 
 @given(
-    st.lists(st.text(max_size=3), min_size=2, max_size=60),
+    st.lists(st.text(max_size=3), min_size=2, max_size=20),
     st.floats(0.05, 0.95),
     st.integers(0, 2**32),
 )

@@ -101,6 +101,7 @@ def built_with(folder: Path, **environment: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "missing"), (({}, "c++ or g++ or clang++"), ({"CXX": "icpx -w"}, "icpx"))
 )
@@ -113,6 +114,7 @@ def test_a_build_without_a_compiler_ends_in_one_line_that_says_what_to_install(
     assert f"needs a C++20 compiler, and {missing} was not found: install one (apt install" in last
 
 
+@pytest.mark.slow
 def test_a_build_that_cmake_gives_up_ends_in_one_line(tmp_path: Path) -> None:
     for name in ("g++", "cmake", "ninja"):
         (tmp_path / name).write_text("#!/bin/sh\necho what is wrong >&2\nexit 1\n")

@@ -14,7 +14,7 @@ from invcap.prompt_inversion.objective import Objective
 from invcap.prompt_inversion.parametrization import parametrize
 
 SETTINGS = InversionSettings(
-    steps=12, draws=4, bank=32, held_out=16, evaluate_every=4, snapshots=0, checkpoint_every=4
+    steps=8, draws=4, bank=32, held_out=16, evaluate_every=4, snapshots=0, checkpoint_every=4
 )
 
 
@@ -44,7 +44,7 @@ def test_one_prompt_is_found_for_all_images(pipeline, pictures):
     (history,) = found.histories
     assert max(history.held_out) > history.held_out[0]
     assert found.prompt_embeds.shape == (1, 77, 16) and len(found.images) == 1
-    evaluations = 12 * SETTINGS.draws + len(history.held_out) * SETTINGS.held_out
+    evaluations = 8 * SETTINGS.draws + len(history.held_out) * SETTINGS.held_out
     assert found.unet_evaluations == [len(pictures) * evaluations]
     objective, _ = objective_of(pipeline, pictures)
     every = torch.arange(len(pictures))
