@@ -7,6 +7,8 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 BUILD_FILES := pyproject.toml setup.py requirements.txt CMakeLists.txt $(wildcard csrc/*.* csrc/*/*)
+# Where an image of a container turns bytecode off, every worker would compile all tests again.
+export PYTHONDONTWRITEBYTECODE :=
 # A worker that is done takes tests from the end of the other's list: modules stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
