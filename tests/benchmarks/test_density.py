@@ -25,6 +25,7 @@ def test_every_method_scores_what_its_inverse_draws(script):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3, msg=label)
 
 
+@pytest.mark.slow
 def test_a_fit_improves_the_likelihood_and_is_written_as_a_table(density, tmp_path, monkeypatch):
     methods = {"network": density.TOYS["flow_network, depth 16"]}
     monkeypatch.setattr(density, "SAMPLES", 10)

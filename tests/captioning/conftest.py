@@ -16,7 +16,7 @@ from invcap.encoders.images import AutoencoderImages
 from invcap.encoders.sentences import SentenceEncoder
 from invcap_ext import InvertibleNetwork
 
-IMAGES = 48
+IMAGES = 32
 
 
 @pytest.fixture(scope="session")

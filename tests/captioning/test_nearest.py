@@ -46,7 +46,7 @@ def test_a_large_bank_is_searched_through_an_index_that_is_saved_with_it(
     captioner, images, tmp_path, monkeypatch
 ):
     exact = captioner.caption(images[:4], 2)
-    monkeypatch.setattr("invcap.captioning.model.EXACT_UP_TO", 40)
+    monkeypatch.setattr("invcap.captioning.model.EXACT_UP_TO", 24)
     through = captioner.caption(images[:4], 2)
     assert captioner._index is not None
     assert [[c.text for c in one] for one in through] == [[c.text for c in one] for one in exact]

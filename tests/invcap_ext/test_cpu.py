@@ -5,6 +5,7 @@ import torch
 from layer_references import FUNCTIONS, make_case, relative_error
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+SIZES = (1, 33, *(pytest.param(n, marks=pytest.mark.slow) for n in (31, 32, 100)))
 
 
 def outcome(function, case, grad):
@@ -22,7 +23,7 @@ def one_dnn(request):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("n", (1, 31, 32, 33, 100))
+@pytest.mark.parametrize("n", SIZES)
 # A few rows and one more, a padded tile, full ones, and more rows than a weight gradient takes
 # at a time.
 @pytest.mark.parametrize("rows", (1, 4, 5, 16, 63, 64, 65, 513))

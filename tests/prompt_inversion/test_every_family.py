@@ -129,6 +129,7 @@ def test_words_and_their_vectors_are_one_prompt(family):
         torch.testing.assert_close(found[name], tensor)
 
 
+@pytest.mark.slow
 def test_an_inversion_raises_the_held_out_bound(family, pipeline, image):
     for over in ways(family.model):
         found = invert(pipeline, image, over)

@@ -60,6 +60,7 @@ def test_a_negative_prompt_lowers_the_bound(pipeline, pictures):
         assert history.training[-1] < history.training[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"together": True}, {"negative": True}])
 def test_a_killed_inversion_resumes_to_the_same_prompt(options, pipeline, pictures, tmp_path):
     options = {"settings": SETTINGS, "num_inference_steps": 1} | options
