@@ -1,20 +1,20 @@
 """Training that is killed, and training in two processes, ends where one quiet run ends."""
 
 import json
-import random
+import shutil
 import time
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from forks import fork_two, run_forked, run_invcap, start_server
+from kills import KILLS, kill_times, run_killed
 from safetensors.torch import load_file
 
 from invcap.data.shapes import draw, scenes
 from invcap.encoders.autoencoder import ConvAutoencoder
 
-KILLS = 20
 TINY = ("--autoencoder-steps", 6, "--batch-size", 16, "--depth", 2, "--checkpoint-every", 2)
 
 
@@ -62,22 +62,14 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(train, tmp_path):
     assert train(tmp_path / "whole", "--steps", 12) == 0
     seconds = time.monotonic() - started
     expected = written(tmp_path / "whole" / "run")
-    moments = random.Random(0)
-    killed = 0
-    for number in count():
-        output = tmp_path / str(number)
-        code = None
-        while code is None and killed < KILLS:
-            limit = seconds * moments.uniform(0.1, 1.0)
-            code = train(output, "--steps", 12, "--resume", kill_after=limit)
-            killed += code is None
-        if code is None:
-            code = train(output, "--steps", 12, "--resume")
+    times = kill_times(KILLS, 0.1 * seconds, seconds)
+    output = tmp_path / "killed"
+    while times:
+        shutil.rmtree(output, ignore_errors=True)
+        code = run_killed(partial(train, output, "--steps", 12, "--resume"), times)
         assert code == 0, (output / "log").read_text()
         found = written(output / "run")
         assert [name for name in expected | found if expected.get(name) != found.get(name)] == []
-        if killed == KILLS:
-            return
 
 
 @pytest.mark.slow

@@ -5,14 +5,13 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 import torch
 from bulk_runs import BATCHES, NAMES, SETTINGS, bulk, contents, draw_quickly
 from forks import fork, fork_two, run_forked, start_server
-from kills import KilledError
+from kills import KILLS, KilledError, kill_times, run_killed
 
 from invcap.files import write_text
 from invcap.prompt_inversion import PromptInversionPipeline, report
@@ -214,17 +213,16 @@ def test_processes_fail_together_and_one_resumes_what_two_began(folder, gallery,
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_run_killed_at_20_random_moments_ends_with_the_same_bytes(folder, gallery, tmp_path):
-    log, moments, output = tmp_path / "log", Random(0), tmp_path / "found"
-    resumed = partial(bulk_elsewhere, folder, gallery, output, resume=True)
+def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(folder, gallery, tmp_path):
+    log, output = tmp_path / "log", tmp_path / "found"
+    resumed = partial(fork, partial(bulk_elsewhere, folder, gallery, output, resume=True), log=log)
     start_server()
     started = time.monotonic()
-    assert fork(resumed, log=log) == 0, log.read_text()
+    assert resumed() == 0, log.read_text()
     seconds = time.monotonic() - started
     expected = contents(output)
-    kills = 0
-    while kills < 20:
+    times = kill_times(KILLS, 0.2 * seconds, 0.8 * seconds)
+    while times:
         shutil.rmtree(output)
-        while fork(resumed, log=log, kill_after=seconds * moments.uniform(0.2, 0.8)) is None:
-            kills += 1
+        assert run_killed(resumed, times) == 0, log.read_text()
         assert contents(output) == expected, log.read_text()
