@@ -62,6 +62,7 @@ def test_held_out_images_are_likeliest_under_their_own_captions(pipeline, held_o
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_room_becomes_the_image(pipeline, held_out):
     settings = InversionSettings(steps=100, patience=None)
     found = pipeline.invert([drawing(scene) for scene in held_out[:6]], "a room", settings)
