@@ -1,4 +1,4 @@
-"""How well a pipeline draws what it is asked for."""
+"""Measures how often generated images show what their captions say."""
 
 from __future__ import annotations
 
