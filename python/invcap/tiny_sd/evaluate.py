@@ -1,4 +1,4 @@
-"""How well a pipeline draws what it is asked for."""
+"""Measures how often generated images show what their captions say."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 100
 def draw_scenes(
     pipeline: Any, scenes: Sequence[Scene], guidance_scale: float, steps: int, seed: int
 ) -> list[Image.Image]:
-    """Generates an image for each scene, in the wordings in turn, by a diffusers pipeline."""
+    """Generates an image of each scene with a diffusers pipeline, with the wordings in turn."""
     generator = torch.Generator().manual_seed(seed)
     captions = [scene.caption(i % len(WORDINGS)) for i, scene in enumerate(scenes)]
     return [
@@ -35,12 +35,12 @@ def draw_scenes(
 
 
 def accuracies(images: Sequence[Image.Image], asked: Sequence[Scene]) -> dict[str, float]:
-    """For each factor, the share of images that are recognized to have it as asked."""
+    """For each factor, the share of images in which it is recognized as asked for."""
     return shares(recognize(images), asked)
 
 
 def shares(found: Sequence[Scene], asked: Sequence[Scene]) -> dict[str, float]:
-    """For each factor, the share of scenes that have it as asked."""
+    """For each factor, the share of scenes whose value is the one asked for."""
     pairs = [(asdict(one), asdict(other)) for one, other in zip(found, asked, strict=True)]
     return {
         factor: float(np.mean([one[factor] == other[factor] for one, other in pairs]))

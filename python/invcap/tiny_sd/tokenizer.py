@@ -1,4 +1,4 @@
-"""A CLIP tokenizer with a vocabulary of its own, which still takes any text."""
+"""A CLIP tokenizer with a vocabulary learned from captions, which can encode any text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ WORD_END = "</w>"
 def train_tokenizer(
     captions: Iterable[str], merges: int = 256, length: int = MAX_LENGTH
 ) -> CLIPTokenizer:
-    """Learns byte-pair merges from captions; what they do not cover is spelled byte by byte.
+    """Learns byte-pair merges from captions; other text is encoded byte by byte.
 
-    The vocabulary is laid out as CLIP's: 256 bytes, 256 bytes that end a word, one token for each
-    merge, start and end of the text.
+    The vocabulary has the order of CLIP's: 256 bytes, 256 bytes at the end of a word, one token for
+    each merge, start and end of the text.
 
     Args:
-        captions: what the merges are learned from.
-        merges: most merges to learn; fewer if every word of the captions is a token before.
-        length: tokens of a prompt, with start and end.
+        captions: sentences to learn from.
+        merges: largest number of merges; fewer are learned if every word is a token before that.
+        length: most tokens of a prompt, with start and end.
 
     Source: Sennrich et al., "Neural machine translation of rare words with subword units" (2016).
     """
