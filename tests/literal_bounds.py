@@ -38,6 +38,29 @@ def sd3(network: Any, x: Tensor, s: float, y: Tensors) -> Tensor:
     ).sample[0]
 
 
+def sd3_prompt(pipeline: Any, prompt: str) -> dict[str, Tensor]:
+    """Prompts of Stable Diffusion 3: CLIPs side by side above zeros, then T5's states or zeros."""
+    width, states = pipeline.transformer.config.joint_attention_dim, []
+    pooled = []
+    for number in ("", "_2"):
+        tokenizer = getattr(pipeline, f"tokenizer{number}")
+        tokens = tokenizer(prompt).input_ids
+        if len(tokens) > 77:
+            tokens = [*tokens[:76], tokens[-1]]
+        tokens += [tokenizer.pad_token_id] * (77 - len(tokens))
+        encoder = getattr(pipeline, f"text_encoder{number}")
+        found = encoder(torch.tensor([tokens]), output_hidden_states=True)
+        states.append(found.hidden_states[-2])
+        pooled.append(found.text_embeds)
+    rows = torch.zeros(1, 77 + 256, width)
+    rows[:, :77, : sum(part.shape[2] for part in states)] = torch.cat(states, 2)
+    if pipeline.text_encoder_3 is not None:
+        tokens = pipeline.tokenizer_3(prompt).input_ids
+        tokens += [pipeline.tokenizer_3.pad_token_id] * (256 - len(tokens))
+        rows[:, 77:] = pipeline.text_encoder_3(torch.tensor([tokens]))[0]
+    return {"prompt_embeds": rows, "pooled_prompt_embeds": torch.cat(pooled, 1)}
+
+
 def flux(network: Any, x: Tensor, s: float, y: Tensors) -> Tensor:
     channels, height, width = x.shape
     rows, columns = height // 2, width // 2

@@ -137,6 +137,10 @@ class FrozenTextToImage(ABC):
     def check_prompt(self, prompt: str) -> None:
         """Raises ValueError unless a prompt has words, and not too many."""
 
+    def check_tokens(self, prompt: str) -> None:
+        """Raises ValueError unless token vectors can stand for a prompt's words."""
+        self.check_prompt(prompt)
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Raises ValueError unless there are prompts, and each has words and not too many."""
         if isinstance(prompts, str) or not prompts:

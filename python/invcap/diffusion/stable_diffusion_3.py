@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from invcap.diffusion.clip_prompts import ClipPrompts
 from invcap.diffusion.conditioning import Conditioning, with_pooled
 from invcap.diffusion.flow_matching import FlowMatching
+from invcap.diffusion.text import check_length
 
 T5_TOKENS = 256
 
@@ -22,6 +23,7 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
     Conditioning: `prompt_embeds` (N, 77 + 256, 4096), `pooled_prompt_embeds` (N, 2048). T5 may be
     left out (`text_encoder_3=None, tokenizer_3=None`): its states are zeros then, as they are for
     token vectors, which only the CLIPs read; the model was trained without each of its encoders.
+    With T5, a prompt may have 256 of its tokens, of which the CLIPs read the first 77 of theirs.
 
     Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis"
     (2024), sections 2 and 5.3.3.
@@ -39,6 +41,15 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
             "prompt_embeds": (length + T5_TOKENS, config.joint_attention_dim),
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
+
+    def check_prompt(self, prompt: str) -> None:
+        if self.pipeline.text_encoder_3 is None:
+            self.check_tokens(prompt)
+        else:
+            check_length(prompt, self.pipeline.tokenizer_3, T5_TOKENS)
+
+    def check_tokens(self, prompt: str) -> None:
+        super().check_prompt(prompt)
 
     def encode_few(self, prompts: Sequence[str]) -> Conditioning:
         hidden, _, pooled, _ = self.pipeline.encode_prompt(

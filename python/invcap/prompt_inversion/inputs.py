@@ -46,7 +46,7 @@ def check_inputs(
         raise ValueError(
             "words need sentences, a proposer, a captioner or a start that is a sentence, got none"
         )
-    check_start(start, learned, size, has_captioner)
+    check_start(start, learned, size, has_captioner, over)
 
 
 def check_draws(draws: int) -> None:
@@ -56,7 +56,11 @@ def check_draws(draws: int) -> None:
 
 
 def check_start(
-    start: Start, learned: LearnedStarts, size: tuple[int, int], has_captioner: bool
+    start: Start,
+    learned: LearnedStarts,
+    size: tuple[int, int],
+    has_captioner: bool,
+    over: Parametrization,
 ) -> None:
     """Raises ValueError unless a start can be used for images of a size, (height, width)."""
     model = learned.model
@@ -71,8 +75,9 @@ def check_start(
     elif start == "meta":
         _ = learned.meta
     else:
+        check = model.check_tokens if over in OVER_TOKENS else model.check_prompt
         for prompt in [start] if isinstance(start, str) else start:
-            model.check_prompt(prompt)
+            check(prompt)
 
 
 def resolve_seeds(seeds: int | Sequence[int], count: int) -> list[int]:

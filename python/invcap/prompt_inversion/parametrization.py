@@ -110,7 +110,7 @@ def _over_tokens(
     if isinstance(starts, Conditioning):
         raise ValueError(f"start must be sentences over {over!r}, got hidden states")
     for start in starts:
-        model.check_prompt(start)
+        model.check_tokens(start)
     tokens = [model.tokenize(start) for start in starts]
     counts = sorted({len(numbers) for numbers in tokens})
     if len(counts) > 1:
