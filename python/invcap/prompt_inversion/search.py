@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invcap.checks import check_at_least, check_fraction
 from invcap.diffusion.model import FrozenTextToImage
-from invcap.phrases import Edit, Phrases, edited
+from invcap.phrases import Edit, Phrases, compositions, edited
 from invcap.prompt_inversion.words import Contest, Ranking
 
 KEPT = 0.25
@@ -25,7 +25,8 @@ class SearchSettings:
         draws: noise samples for the best prompts, a multiple of 8; most others are dropped after an
             eighth of them.
         nearest: number of sentences of the bank, nearest to the embedding, that are measured first.
-        starts: how many of the likeliest of these are edited further.
+        crossed: how many of the likeliest of these give parts to each other.
+        starts: how many of the likeliest then are edited further.
         alternatives: the largest number of edits that begin at one word.
         least_noise: fraction of the schedule's steps, the least noisy ones, that are left out: they
             cause most of the variance of differences between prompts.
@@ -34,12 +35,13 @@ class SearchSettings:
     budget: int = 8192
     draws: int = 32
     nearest: int = 64
-    starts: int = 1
+    crossed: int = 8
+    starts: int = 2
     alternatives: int = 16
     least_noise: float = 0.1
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "budget", "nearest", "starts", "alternatives")
+        check_at_least(self, 1, "budget", "nearest", "crossed", "starts", "alternatives")
         check_fraction(self, "least_noise", one=False)
         if self.draws < 8 or self.draws % 8:
             raise ValueError(f"draws must be a multiple of 8, got {self.draws}")
@@ -86,7 +88,9 @@ def search(
         budget=settings.budget,
         log_prior=phrases.log_probability,
     )
-    begun = contest.halve(prompts, settings.starts, kept=KEPT)[: settings.starts]
+    found = contest.halve(prompts, settings.crossed, kept=KEPT)[: settings.crossed]
+    crossed = filter(model.can_read, dict.fromkeys([*found, *compositions(found, found)]))
+    begun = contest.halve(list(crossed), settings.starts, kept=KEPT)[: settings.starts]
     ended = [_ascend(contest, prompt, phrases, settings.alternatives) for prompt in begun]
     rivals = contest.halve(list(dict.fromkeys(others)), kept=KEPT)[:1]
     best, *rest = dict.fromkeys([*ended, *rivals, prompts[0]])
