@@ -4,7 +4,7 @@
 
 Measures for each model the seconds of an evaluation of the denoiser, the peak of memory, the bound
 of images under their own captions and under those of other images, and how often the likeliest of
-all captions is the image's own. Writes a table and JSON. `docs/models.md` has predictions.
+all captions is the image's own. Writes a table and JSON. `docs/real_models.md` has predictions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHECKPOINTS = (
     "stabilityai/stable-diffusion-3-medium-diffusers",
     "stabilityai/stable-diffusion-3.5-medium",
     "black-forest-labs/FLUX.1-dev",
-    "Tongyi-MAI/Z-Image",
+    "Tongyi-MAI/Z-Image-Turbo",
 )
 CLEAR = 2  # standard errors
 
