@@ -36,7 +36,7 @@ CHECKPOINTS = (
     "stabilityai/stable-diffusion-3-medium-diffusers",
     "stabilityai/stable-diffusion-3.5-medium",
     "black-forest-labs/FLUX.1-dev",
-    "Tongyi-MAI/Z-Image-Turbo",
+    "Tongyi-MAI/Z-Image",
 )
 CLEAR = 2  # standard errors
 
