@@ -14,7 +14,7 @@ from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
 
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
-TOKENS, WIDTH, POOLED = 8, 6, 3
+TOKENS, WIDTH, POOLED = 9, 6, 3
 SHAPES = {"prompt_embeds": (TOKENS, WIDTH), "pooled_prompt_embeds": (POOLED,)}
 
 
