@@ -47,6 +47,29 @@ def test_a_search_finds_a_prompt_that_is_no_sentence_of_the_bank(pipeline, laten
     assert found.evaluations == sum(noise.numel() for _, noise in measured)
 
 
+def test_parts_that_help_only_together_come_from_two_sentences(pipeline, latents, monkeypatch):
+    def value(prompt: str) -> float:
+        return (0.5, 0.2, 1.0)[len({"green", "heart"} & {*prompt.split()})]
+
+    def encode(prompts):
+        return Conditioning({"right": torch.tensor([value(p) for p in prompts]).double()})
+
+    def terms(model, latents, conditioning, samples):
+        return conditioning.tensors["right"][:, None].expand(-1, samples.steps.shape[1])
+
+    monkeypatch.setattr(pipeline.model, "encode_prompts", encode)
+    monkeypatch.setattr(words, "bound_terms", terms)
+    both = [sentence for sentence in EVERY if value(sentence) == 1]
+    bank = [sentence for sentence in EVERY if sentence not in both]
+
+    def find(crossed: int) -> str:
+        settings = SearchSettings(crossed=crossed, starts=1)
+        return search(pipeline.model, latents, bank, [], Phrases(bank), settings).prompts[0]
+
+    assert find(crossed=16) in both
+    assert find(crossed=1) not in both
+
+
 @pytest.mark.parametrize("budget", [1, 30, 60, 200])
 def test_the_budget_is_never_exceeded(pipeline, latents, measured, budget):
     settings = SearchSettings(budget=budget)
