@@ -8,7 +8,7 @@ in a process of its own, on chunks of pictures that are kept, so that a killed r
 `--method` runs one alone. Some see the first 25 pictures only, to save time.
 
 Bounds are in nats per latent number, on noise samples that no method sees. Pictures are regenerated
-from each embedding without guidance, from each sentence with a guidance of 2, and judged by
+from each embedding without guidance, from each sentence with a guidance of 3, and judged by
 the drawing that fits best. Evaluations of the UNet are those with gradient; measuring and ranking,
 without, are listed apart.
 
@@ -270,7 +270,7 @@ def run_chunk(problem: Problem, method: Method, path: Path) -> None:
     generators = [torch.Generator().manual_seed(COUNT + seed) for seed in problem.seeds]
     samples = stack([draw_samples(model.schedule, JUDGED_DRAWS, shape, one) for one in generators])
     terms = bound_terms(model, problem.latents, found.conditioning, samples)
-    guidance = 2.0 if found.prompts else 1.0
+    guidance = 3.0 if found.prompts else 1.0
     drawn = model.generate(found.conditioning, problem.seeds, guidance_scale=guidance)
     tensors = {
         "bound": terms.mean(1),
