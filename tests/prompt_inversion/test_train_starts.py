@@ -200,9 +200,9 @@ def test_a_model_whose_prompts_are_two_tensors_learns_starts(accelerator, tmp_pa
     data = replace(data, size=model.size)
     train_starts(model, data, AMORTISED, META, tmp_path / "a", tmp_path / "work", accelerator)
     found = read(tmp_path / "a")
-    assert found["meta.safetensors/prompt_embeds"].shape == (1, 8, 6)
+    assert found["meta.safetensors/prompt_embeds"].shape == (1, 9, 6)
     assert found["meta.safetensors/pooled_prompt_embeds"].shape == (1, 3)
-    assert found["amortised.safetensors/mean"].shape == (8, 6)
+    assert found["amortised.safetensors/mean"].shape == (9, 6)
 
 
 @pytest.mark.slow
