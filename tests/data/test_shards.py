@@ -62,7 +62,7 @@ def test_a_run_that_was_killed_encodes_only_what_is_missing(accelerator, tmp_pat
 def test_rows_in_use_map_nothing_into_memory(accelerator, tmp_path):
     rows = ShardRows(write(tmp_path, accelerator), "values")
     assert len(rows[torch.arange(20)]) == 20
-    until = time.monotonic() + 5  # a thread of Arrow's may let go of what was written a little later
+    until = time.monotonic() + 5  # Arrow's threads may let go of it a little later
     while str(tmp_path) in Path("/proc/self/maps").read_text():
         gc.collect()
         assert time.monotonic() < until
