@@ -47,9 +47,20 @@ def test_a_search_finds_a_prompt_that_is_no_sentence_of_the_bank(pipeline, laten
     assert found.evaluations == sum(noise.numel() for _, noise in measured)
 
 
-def test_parts_that_help_only_together_come_from_two_sentences(pipeline, latents, monkeypatch):
+@pytest.mark.parametrize(
+    ("needed", "crossed", "found"),
+    [
+        ({"green", "heart"}, 1, True),
+        ({"green", "heart", "right"}, 1, False),
+        ({"green", "heart", "right"}, 16, True),
+    ],
+)
+def test_parts_that_help_only_together_are_found_as_pairs_or_in_other_sentences(
+    pipeline, latents, monkeypatch, needed, crossed, found
+):
     def value(prompt: str) -> float:
-        return (0.5, 0.2, 1.0)[len({"green", "heart"} & {*prompt.split()})]
+        there = len(needed & {*prompt.split()})
+        return 1.0 if there == len(needed) else 0.2 if there else 0.5
 
     def encode(prompts):
         return Conditioning({"right": torch.tensor([value(p) for p in prompts]).double()})
@@ -59,15 +70,10 @@ def test_parts_that_help_only_together_come_from_two_sentences(pipeline, latents
 
     monkeypatch.setattr(pipeline.model, "encode_prompts", encode)
     monkeypatch.setattr(words, "bound_terms", terms)
-    both = [sentence for sentence in EVERY if value(sentence) == 1]
-    bank = [sentence for sentence in EVERY if sentence not in both]
-
-    def find(crossed: int) -> str:
-        settings = SearchSettings(crossed=crossed, starts=1)
-        return search(pipeline.model, latents, bank, [], Phrases(bank), settings).prompts[0]
-
-    assert find(crossed=16) in both
-    assert find(crossed=1) not in both
+    bank = [sentence for sentence in EVERY if value(sentence) < 1]
+    settings = SearchSettings(crossed=crossed)
+    best = search(pipeline.model, latents, bank, [], Phrases(bank), settings).prompts[0]
+    assert (value(best) == 1) == found
 
 
 @pytest.mark.parametrize("budget", [1, 30, 60, 200])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from invcap.phrases import Edit, Phrases, compositions, edited
 from invcap.prompt_inversion.words import Contest, Ranking
 
 KEPT = 0.25
+PAIRED = 3  # edits at a word that are tried together with those at others
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class SearchSettings:
     draws: int = 32
     nearest: int = 64
     crossed: int = 8
-    starts: int = 2
+    starts: int = 1
     alternatives: int = 16
     least_noise: float = 0.1
 
@@ -100,23 +102,25 @@ def search(
 
 
 def _ascend(contest: Contest, prompt: str, phrases: Phrases, alternatives: int) -> str:
-    """Edits a prompt until no edit makes it likelier.
+    """Edits a prompt until no edit, and no pair of promising ones, makes it likelier.
 
-    In each round, the best edit at each word is found. Those that make the prompt likelier are then
-    applied, the best first, each only if it still helps together with those before.
+    In each round, the best edits at each word are found. Those that make the prompt likelier are
+    then applied, the best first, each only if it still helps together with those before. Where none
+    does, two may help together, as a shape and its place do.
     """
     best = prompt
     while True:
-        sentence, gains = best, {}
+        sentence, gains, promising = best, {}, []
         for start in range(len(sentence.split()) + 1):
             edits = {
                 edited(sentence, [edit]): edit
                 for edit in phrases.edits(sentence, start, alternatives)
             }
             readable = list(filter(contest.model.can_read, edits))
-            for found in contest.halve(readable, kept=KEPT)[:1]:
-                if contest.is_likelier(found, sentence):
-                    (gains[edits[found]],) = contest.measure([found], contest.ends[-1]).tolist()
+            found = contest.halve(readable, kept=KEPT)[:PAIRED]
+            promising += [edits[text] for text in found]
+            if found and contest.is_likelier(found[0], sentence):
+                (gains[edits[found[0]]],) = contest.measure(found[:1], contest.ends[-1]).tolist()
         made: list[Edit] = []
         for edit in sorted(gains, key=gains.__getitem__, reverse=True):
             together = edited(sentence, [*made, edit])
@@ -125,4 +129,9 @@ def _ascend(contest: Contest, prompt: str, phrases: Phrases, alternatives: int) 
                 if contest.is_likelier(together, best):
                     best, made = together, [*made, edit]
         if not made:
-            return best
+            pairs = (pair for pair in combinations(promising, 2) if not pair[0].overlaps(pair[1]))
+            both = dict.fromkeys(edited(sentence, pair) for pair in pairs)
+            found = contest.halve(list(filter(contest.model.can_read, both)), kept=KEPT)[:1]
+            if not found or not contest.is_likelier(found[0], sentence):
+                return best
+            best = found[0]
