@@ -129,22 +129,6 @@ def test_text_encoders_learn_what_captions_name(family, accelerator, tmp_path, m
     assert hidden.shape[:2] == (1, family.TOKENS)
 
 
-def test_zeros_that_are_alike_are_computed_once():
-    torch.manual_seed(0)
-    transformer = stable_diffusion_3.new_transformer().eval()
-    hidden = torch.randn(2, 5, 96)
-    inputs = {
-        "hidden_states": torch.randn(2, 6, 8, 8),
-        "timestep": torch.tensor([300.0, 700.0]),
-        "pooled_projections": torch.randn(2, 96),
-    }
-    with torch.no_grad():
-        every = transformer(encoder_hidden_states=pad(hidden, (0, 0, 0, 256)), **inputs).sample
-        with stable_diffusion_3.RepeatedLastKey(256):
-            once = transformer(encoder_hidden_states=pad(hidden, (0, 0, 0, 1)), **inputs).sample
-    torch.testing.assert_close(once, every, rtol=0, atol=1e-5)
-
-
 @each_family
 def test_the_error_is_that_of_the_velocity_that_the_models_predict(family):
     """Against `predict_noise` of the model as diffusers has it, with T5's zeros."""

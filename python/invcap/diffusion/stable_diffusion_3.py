@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import pad
 from invcap.diffusion.clip_prompts import ClipPrompts
 from invcap.diffusion.conditioning import Conditioning, with_pooled
 from invcap.diffusion.flow_matching import FlowMatching
+from invcap.diffusion.repeated_key import RepeatedLastKey
 from invcap.diffusion.text import check_length
 
 T5_TOKENS = 256
@@ -70,9 +72,16 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
         return with_pooled(hidden, torch.cat([output.text_embeds for output in found], -1))
 
     def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        return self.denoiser(
-            hidden_states=noisy,
-            timestep=sigma * self.pipeline.scheduler.config.num_train_timesteps,
-            encoder_hidden_states=conditioning.tensors["prompt_embeds"],
-            pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
-        ).sample
+        hidden, alike = conditioning.tensors["prompt_embeds"], 0
+        length = self.tokenizer.model_max_length
+        fixed = self.pipeline.text_encoder_3 is None and not hidden.requires_grad
+        if fixed and not hidden[:, length:].any():  # one zero stands for T5's 256
+            hidden, alike = hidden[:, : length + 1], hidden.shape[1] - length
+        patches = noisy[0, 0].numel() // self.denoiser.config.patch_size**2
+        with RepeatedLastKey(alike, patches + hidden.shape[1]) if alike else nullcontext():
+            return self.denoiser(
+                hidden_states=noisy,
+                timestep=sigma * self.pipeline.scheduler.config.num_train_timesteps,
+                encoder_hidden_states=hidden,
+                pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
+            ).sample

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
-from typing import Any
-
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -14,9 +11,9 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from invcap.diffusion.repeated_key import RepeatedLastKey
 from invcap.tiny_sd.autoencoder import LATENT_CHANNELS, LATENT_SIDE
 
 TOKENS = 32  # a caption has 20 at most, and every token is computed in every layer
@@ -74,29 +71,6 @@ class Text(nn.Module):
         return hidden, torch.cat([output.text_embeds for output in found], -1)
 
 
-class RepeatedLastKey(TorchFunctionMode):
-    """Attention as if the last key and value were there `times` times.
-
-    The model has no T5, whose place 256 zeros take. They are alike in every layer, so one of them
-    that counts 256 times does for all: softmax sees its logit plus log 256.
-    """
-
-    def __init__(self, times: int) -> None:
-        super().__init__()
-        self.times = times
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if function is F.scaled_dot_product_attention:
-            key = args[1]
-            bias = key.new_zeros(1, key.shape[-2])
-            bias[0, -1] = log(self.times)
-            kwargs["attn_mask"] = bias
-        return function(*args, **kwargs)
-
-
 class Denoiser(nn.Module):
     """Text encoders and transformer, which are trained together to tell v = e - x_0."""
 
@@ -134,7 +108,8 @@ class Denoiser(nn.Module):
         without = torch.zeros_like(pooled).unsqueeze(1).expand(-1, draws - 1, -1)
         sigma = times.flatten()
         s = sigma.view(-1, 1, 1, 1)
-        with RepeatedLastKey(T5_TOKENS):
+        keys = self.transformer.config.pos_embed_max_size**2 + hidden.shape[1] + 1
+        with RepeatedLastKey(T5_TOKENS, keys):
             predicted = self.transformer(
                 hidden_states=(1 - s) * clean + s * noise,
                 timestep=1000 * sigma,
