@@ -61,7 +61,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("runs/tiny-sd"),
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the autoencoder.")] = 1500,
     text_steps: Annotated[int, typer.Option(min=1, help="Steps of text encoders alone.")] = 600,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of denoiser and text encoders.")] = 7000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of denoiser and text encoders.")] = 6000,
     judged: Annotated[int, typer.Option(min=1, help="Held-out captions to draw at the end.")] = 500,
     device: Device = "auto",
     precision: Precision = "float32",
