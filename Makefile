@@ -1,4 +1,4 @@
-# make demo: train on generated pictures, report in runs/demo.   make check: a minute and a half.
+# make demo: train on generated pictures, report in runs/demo.   make check: a minute.
 # make demo-real: the same on Debian's clip art, in runs/demo-real.
 # make app: a page to work in, at http://127.0.0.1:7860; with runs/demo where `make demo` made it.
 # make docs: the documentation, in site/.
