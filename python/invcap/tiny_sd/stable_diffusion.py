@@ -6,10 +6,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from invcap.diffusion.schedule import NoiseSchedule
 from invcap.tiny_sd.autoencoder import LATENT_CHANNELS, LATENT_SIDE
+from invcap.tiny_sd.text import text_config
 
 TOKENS = 77
 TEXT_WIDTH = 64
@@ -17,19 +18,7 @@ TEXT_WIDTH = 64
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Token ids (N, 77) to hidden states (N, 77, 64)."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return CLIPTextModel(text_config(tokenizer, TEXT_WIDTH))
 
 
 def new_unet() -> UNet2DConditionModel:

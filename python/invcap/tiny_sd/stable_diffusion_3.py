@@ -11,10 +11,11 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from invcap.diffusion.repeated_key import RepeatedLastKey
 from invcap.tiny_sd.autoencoder import LATENT_CHANNELS, LATENT_SIDE
+from invcap.tiny_sd.text import text_config
 
 TOKENS = 32  # a caption has 20 at most, and every token is computed in every layer
 WIDTHS = (32, 64)  # of the two text encoders
@@ -24,20 +25,7 @@ T5_TOKENS = 256  # zeros that diffusers gives a model without T5
 
 def new_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
     """Token ids (N, 32) to hidden states (N, 32, width) and a pooled embedding (N, width)."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            projection_dim=width,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return CLIPTextModelWithProjection(text_config(tokenizer, width))
 
 
 def new_transformer() -> SD3Transformer2DModel:

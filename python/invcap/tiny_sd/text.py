@@ -1,4 +1,4 @@
-"""Teaches text encoders what captions name, before a denoiser learns from them.
+"""Text encoders: they learn what captions name, before a denoiser learns from them.
 
 Attention in a new denoiser looks at all hidden states alike, so this is what their mean should say.
 Trained together from the start, places were still drawn by chance after 4,000 steps.
@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTokenizer
 
 from invcap.data.shapes import COLOURS, PLACES, SHAPES, SIZES, Scene
 from invcap.tiny_sd.captions import draw_wording
@@ -28,6 +28,22 @@ FACTORS = {
     "background": list(COLOURS),
 }
 CAPTIONS = 64
+
+
+def text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    """A CLIP text encoder of three layers and of one width throughout."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 class Reader(nn.Module):
