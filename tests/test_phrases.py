@@ -102,9 +102,16 @@ def test_a_sentence_is_as_probable_as_its_words_one_after_the_other():
     a, ring, edge = ((count + 1 / 5) / 9 for count in (2, 2, 3))
     a_first = (2 + a) / 4
     ring_after_a = (1 + (1 + ring) / 3) / 3
-    edge_after_ring = (1 + (2 + edge) / 3) / 2
+    edge_after_ring = (1 + (1 + (2 + edge) / 3) / 2) / 2
     expected = log(a_first * ring_after_a * edge_after_ring)
     assert phrases.log_probability("a ring") == pytest.approx(expected)
     odd = phrases.log_probability("a ring a ring")
     assert phrases.log_probability("a blue ring") < phrases.log_probability("a red ring")
     assert odd < phrases.log_probability("a ring") - 2
+
+
+def test_words_three_apart_count_together():
+    phrases = Phrases(["in the top corner of it", "at the top of it", "in the center of it"])
+    plain = phrases.log_probability("at the top of it")
+    assert phrases.log_probability("in the top of it") < plain - 0.5
+    assert phrases.log_probability("in the center of it") > plain - 0.5

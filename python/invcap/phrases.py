@@ -13,7 +13,7 @@ import numpy as np
 
 JOINED = 1
 LONGEST = 5
-CONTEXT = 2
+CONTEXT = 3
 EDGE = ""
 
 
@@ -93,15 +93,16 @@ class Phrases:
         self._text = np.array(text + [0] * (LONGEST + 2))
         self._places = self._text[: len(text)].argsort(kind="stable")
         self._first = np.searchsorted(self._text[self._places], np.arange(len(numbers) + 1))
-        self._followed = [self._text[: len(text)]]
+        self._sequences = [np.unique(text, return_counts=True)]
+        last = self._text[: len(text)]
         for order in range(1, CONTEXT + 1):
-            longer = self._followed[-1][: len(text) - order] * len(numbers) + text[order:]
-            self._followed.append(longer)
-        self._followed = [np.sort(codes) for codes in self._followed]
+            codes = last[:-1] * len(numbers) + text[order:]
+            found, last, counts = np.unique(codes, return_inverse=True, return_counts=True)
+            self._sequences.append((found, counts))
         self._between: dict[tuple[tuple[str, ...], ...], list[tuple[str, ...]]] = {}
 
     def log_probability(self, sentence: str) -> float:
-        """Log probability of a sentence, nats, by a trigram model of the sentences.
+        """Log probability of a sentence, nats, by a four-gram model of the sentences.
 
         The model of each order is smoothed with that of the next lower order, which has the weight
         of one observation.
@@ -115,7 +116,7 @@ class Phrases:
             probability = 1 / (size + 1)
             for order in range(min(CONTEXT, at) + 1):
                 context = numbers[at - order : at]
-                seen = self._seen(context) if context else len(self._followed[0])
+                seen = self._seen(context) if context else len(self._places)
                 count = self._seen([*context, numbers[at]])
                 probability = (count + probability) / (seen + 1)
             found += log(probability)
@@ -123,13 +124,16 @@ class Phrases:
 
     def _seen(self, numbers: list[int]) -> int:
         """How often a sequence of words occurs."""
-        size, code = len(self._words), 0
+        size, at, count = len(self._words), 0, 0
         if max(numbers) >= size:
             return 0
-        for number in numbers:
-            code = code * size + number
-        first, last = np.searchsorted(self._followed[len(numbers) - 1], [code, code + 1])
-        return int(last - first)
+        for number, (codes, counts) in zip(numbers, self._sequences, strict=False):
+            code = at * size + number
+            at = int(np.searchsorted(codes, code))
+            if at == len(codes) or codes[at] != code:
+                return 0
+            count = int(counts[at])
+        return count
 
     def between(self, before: tuple[str, ...], after: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Phrases of at most 5 words that occur between given words, the most frequent first.

@@ -36,7 +36,7 @@ class SearchSettings:
 
     budget: int = 8192
     draws: int = 32
-    nearest: int = 64
+    nearest: int = 256
     crossed: int = 8
     starts: int = 1
     alternatives: int = 16
