@@ -13,6 +13,7 @@ from invcap.diffusion.conditioning import Conditioning
 from invcap.diffusion.model import FrozenTextToImage
 from invcap.diffusion.noise_samples import draw_samples, stack
 from invcap.prompt_inversion.objective import bound_terms, squared_errors
+from invcap.prompt_inversion.parametrization import parametrize
 
 
 def paper_loop(
@@ -40,16 +41,17 @@ def paper_loop(
         The bounds, (1 + steps // measure_every, P) float64, the first before any step; and the P
         final prompts.
     """
-    schedule, shape, name = model.schedule, tuple(latents.shape[1:]), model.optimized
+    schedule, shape, rows = model.schedule, tuple(latents.shape[1:]), torch.arange(len(seeds))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     samples = stack([draw_samples(schedule, held_out, shape, one) for one in generators])
-    runs = [start.tensors[name].clone().requires_grad_() for _ in seeds]
+    vectors, prompts_of = parametrize(model, start[[0] * len(seeds)], "hidden_states")
+    runs = [vector.clone().requires_grad_() for vector in vectors.split(1)]
     descent = optimizer(
         [{"params": [run], "lr": rate} for run, rate in zip(runs, learning_rates, strict=True)]
     )
     weights, bounds = schedule.weights("mean").float(), []
     for step in tqdm(range(steps + 1), desc="the paper's loop"):
-        prompts = start[[0] * len(runs)].replace(**{name: torch.cat(runs)})
+        prompts = prompts_of(torch.cat(runs), rows)
         if step % measure_every == 0:
             bounds.append(bound_terms(model, latents, prompts, samples).mean(1))
         if step < steps:

@@ -22,7 +22,7 @@ def test_the_last_key_counts_as_many_and_other_attention_is_left_alone():
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_without_t5_its_zeros_are_computed_once_unless_they_were_optimized(changed):
+def test_without_t5_its_zeros_are_computed_once_unless_they_were_changed(changed):
     model = frozen(stable_diffusion_3(t5=False))
     conditioning = model.encode_prompts(["a red square", "a room"])
     hidden = conditioning.tensors["prompt_embeds"]
@@ -33,13 +33,16 @@ def test_without_t5_its_zeros_are_computed_once_unless_they_were_optimized(chang
         lambda module, inputs, output: seen.append(output.shape[1])
     )
     noisy, sigma = torch.randn(2, 4, 8, 8), torch.tensor([0.3, 0.8])
-    with torch.no_grad():
-        found = model.predict_velocity(noisy, sigma, conditioning)
-        every = model.denoiser(
-            hidden_states=noisy,
-            timestep=1000 * sigma,
-            encoder_hidden_states=hidden,
-            pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
-        ).sample
+    hidden.requires_grad_()
+    found = model.predict_velocity(noisy, sigma, conditioning)
+    every = model.denoiser(
+        hidden_states=noisy,
+        timestep=1000 * sigma,
+        encoder_hidden_states=hidden,
+        pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
+    ).sample
     assert seen == [77 + (256 if changed else 1), 77 + 256]
     torch.testing.assert_close(found, every, rtol=0, atol=1e-5)
+    gradients = [torch.autograd.grad(one.square().sum(), hidden)[0] for one in (found, every)]
+    assert gradients[1][:, 77:].any()
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)

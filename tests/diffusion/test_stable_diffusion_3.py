@@ -8,7 +8,7 @@ from random_pipeline import SIDE
 from tiny_pipelines import make
 
 from invcap.diffusion.families import frozen
-from invcap.prompt_inversion import PromptInversionPipeline
+from invcap.prompt_inversion import InversionSettings, PromptInversionPipeline
 
 SHORT = "a red square"
 LONG = "red " * 200  # 202 tokens of CLIP, 201 of T5
@@ -52,3 +52,14 @@ def test_token_vectors_are_clips_so_their_start_has_at_most_77(over):
     pipeline = PromptInversionPipeline(frozen(make("StableDiffusion3")))
     with pytest.raises(ValueError, match="a prompt has at most 77 tokens with start and end, got"):
         pipeline.invert("no such image.png", LONG, over=over, size=(SIDE, SIDE))
+
+
+@pytest.mark.parametrize("over", ["hidden_states", "conditioning"])
+def test_inversions_leave_the_zeros_of_an_absent_t5_as_they_are(over):
+    pipeline = PromptInversionPipeline(frozen(make("StableDiffusion3", t5=False)))
+    settings = InversionSettings(steps=2, draws=2, bank=2, held_out=2, snapshots=0)
+    image = Image.new("RGB", (SIDE, SIDE), "red")
+    found = pipeline.invert(image, SHORT, settings, over, size=(SIDE, SIDE), num_inference_steps=1)
+    begun = pipeline.model.encode_prompts([SHORT]).tensors["prompt_embeds"]
+    assert found.prompt_embeds.shape == begun.shape and not found.prompt_embeds[:, 77:].any()
+    assert not torch.equal(found.prompt_embeds, begun)

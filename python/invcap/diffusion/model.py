@@ -110,6 +110,11 @@ class FrozenTextToImage(ABC):
     def conditioning_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each tensor of one prompt's conditioning."""
 
+    @property
+    def optimized_tokens(self) -> int:
+        """How many of the first rows of the tensor `optimized` inversions change."""
+        return self.conditioning_shapes[self.optimized][0]
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Maps pixels (P, 3, H, W) in [-1, 1] to scaled latents (P, C, h, w) float32."""
         return encode_mean(self.pipeline.vae, pixels, self.device)

@@ -23,8 +23,9 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
     """`StableDiffusion3Pipeline`: hidden states of both CLIPs, then of T5; pooled ones of CLIPs.
 
     Conditioning: `prompt_embeds` (N, 77 + 256, 4096), `pooled_prompt_embeds` (N, 2048). T5 may be
-    left out (`text_encoder_3=None, tokenizer_3=None`): its states are zeros then, as they are for
-    token vectors, which only the CLIPs read; the model was trained without each of its encoders.
+    left out (`text_encoder_3=None, tokenizer_3=None`): its states are zeros then, which inversions
+    leave as they are. They are zeros for token vectors, too, which only the CLIPs read; the model
+    was trained without each of its encoders.
     With T5, a prompt may have 256 of its tokens, of which the CLIPs read the first 77 of theirs.
 
     Source: Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis"
@@ -44,8 +45,12 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
 
+    @property
+    def optimized_tokens(self) -> int:
+        return self.tokenizer.model_max_length if self._without_t5 else super().optimized_tokens
+
     def check_prompt(self, prompt: str) -> None:
-        if self.pipeline.text_encoder_3 is None:
+        if self._without_t5:
             self.check_tokens(prompt)
         else:
             check_length(prompt, self.pipeline.tokenizer_3, T5_TOKENS)
@@ -73,10 +78,9 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
 
     def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         hidden, alike = conditioning.tensors["prompt_embeds"], 0
-        length = self.tokenizer.model_max_length
-        fixed = self.pipeline.text_encoder_3 is None and not hidden.requires_grad
-        if fixed and not hidden[:, length:].any():  # one zero stands for T5's 256
-            hidden, alike = hidden[:, : length + 1], hidden.shape[1] - length
+        clips, t5 = hidden.split([self.tokenizer.model_max_length, T5_TOKENS], 1)
+        if self._without_t5 and not t5.any():  # their mean stands for all, with their gradients
+            hidden, alike = torch.cat([clips, t5.mean(1, keepdim=True)], 1), T5_TOKENS
         patches = noisy[0, 0].numel() // self.denoiser.config.patch_size**2
         with RepeatedLastKey(alike, patches + hidden.shape[1]) if alike else nullcontext():
             return self.denoiser(
@@ -85,3 +89,7 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
                 encoder_hidden_states=hidden,
                 pooled_projections=conditioning.tensors["pooled_prompt_embeds"],
             ).sample
+
+    @property
+    def _without_t5(self) -> bool:
+        return self.pipeline.text_encoder_3 is None

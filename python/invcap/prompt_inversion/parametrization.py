@@ -54,7 +54,8 @@ def parametrize(
         return _over_tokens(model, starts, over)
     start = starts if isinstance(starts, Conditioning) else model.encode_prompts(starts)
     hidden = model.optimized
-    parts = {hidden: start.tensors[hidden]}
+    first, rest = start.tensors[hidden].tensor_split([model.optimized_tokens], 1)
+    parts = {hidden: first}
     if axes is not None:
         axes = axes.to(parts[hidden])
         parts[hidden] = parts[hidden] @ axes
@@ -67,6 +68,7 @@ def parametrize(
         changed = parts_of(vectors, rows)
         if axes is not None:
             changed[hidden] = changed[hidden] @ axes.T
+        changed[hidden] = torch.cat([changed[hidden], rest[rows]], 1)
         return start[rows].replace(**changed)
 
     return vectors, conditioning_of
