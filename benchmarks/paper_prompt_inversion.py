@@ -56,8 +56,8 @@ TABLE_1 = tuple(
     for thing in ("red square", "red circle", "green square")
 )
 EXPLODING = 0.3
-# For each family, step sizes of the paper's loop, of which the best is taken, and our settings. The
-# hidden states of Stable Diffusion 3 are not normalized: those of tiny-sd3 are fifty times as large.
+# For each family, step sizes of the paper's loop, of which the best is taken, and our settings.
+# Hidden states of Stable Diffusion 3 are not normalized: tiny-sd3's are fifty times as large.
 OURS = InversionSettings(steps=125, weighting="elbo", evaluate_every=4, patience=None)
 CHOICES = {
     "StableDiffusion": ((1e-3, 3e-3, 1e-2, 3e-2), OURS),
