@@ -2,7 +2,7 @@
 
     python benchmarks/few_steps.py --captioner runs/demo --output docs/few_steps
 
-200 pictures whose combination of factors was in no training set of anything: not tiny-sd's, not
+100 pictures whose combination of factors was in no training set of anything: not tiny-sd's, not
 the learned starts', not the captioner's, nor in the captions that it chooses from. Each method runs
 in a process of its own, on chunks of pictures that are kept, so that a killed run resumes;
 `--method` runs one alone. Some see the first 25 pictures only, to save time.
@@ -51,7 +51,7 @@ from invcap.prompt_inversion.tokens import read_vectors
 from invcap.prompt_inversion.words import Ranking, rank
 from invcap.tiny_sd.evaluate import accuracies
 
-COUNT, CHUNK, FEWER = 200, 25, 25
+COUNT, CHUNK, FEWER = 100, 25, 25
 JUDGED_DRAWS = 64
 PAPER_STEPS, PAPER_RATE = 5000, 3e-3
 ROOM = InversionSettings(steps=60, evaluate_every=10, patience=None)
