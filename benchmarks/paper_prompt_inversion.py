@@ -57,7 +57,7 @@ TABLE_1 = tuple(
 )
 EXPLODING = 0.3
 # For each family, step sizes of the paper's loop, of which the best is taken, and our settings.
-# Hidden states of Stable Diffusion 3 are not normalized: tiny-sd3's are fifty times as large.
+# Hidden states of Stable Diffusion 3 are not normalized: tiny-sd3's are sixty times as large.
 OURS = InversionSettings(steps=125, weighting="elbo", evaluate_every=4, patience=None)
 CHOICES = {
     "StableDiffusion": ((1e-3, 3e-3, 1e-2, 3e-2), OURS),
