@@ -46,3 +46,18 @@ def test_without_t5_its_zeros_are_computed_once_unless_they_were_changed(changed
     gradients = [torch.autograd.grad(one.square().sum(), hidden)[0] for one in (found, every)]
     assert gradients[1][:, 77:].any()
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_the_same_where_layers_are_recomputed():
+    model = frozen(stable_diffusion_3(t5=False))
+    conditioning = model.encode_prompts(["a red square"])
+    hidden = conditioning.tensors["prompt_embeds"].requires_grad_()
+    noisy, sigma = torch.randn(1, 4, 8, 8), torch.tensor([0.3])
+
+    def gradient() -> torch.Tensor:
+        velocity = model.predict_velocity(noisy, sigma, conditioning)
+        return torch.autograd.grad(velocity.square().sum(), hidden)[0]
+
+    kept = gradient()
+    model.denoiser.enable_gradient_checkpointing()
+    torch.testing.assert_close(gradient(), kept, rtol=1e-3, atol=1e-6)

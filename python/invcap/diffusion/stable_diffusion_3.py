@@ -79,7 +79,10 @@ class StableDiffusion3(FlowMatching, ClipPrompts):
     def predict_velocity(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         hidden, alike = conditioning.tensors["prompt_embeds"], 0
         clips, t5 = hidden.split([self.tokenizer.model_max_length, T5_TOKENS], 1)
-        if self._without_t5 and not t5.any():  # their mean stands for all, with their gradients
+        # The mean of T5's zeros stands for all, with their gradients; a layer that is recomputed in
+        # the backward pass would not see how often it counts.
+        again = torch.is_grad_enabled() and self.denoiser.is_gradient_checkpointing
+        if self._without_t5 and not again and not t5.any():
             hidden, alike = torch.cat([clips, t5.mean(1, keepdim=True)], 1), T5_TOKENS
         patches = noisy[0, 0].numel() // self.denoiser.config.patch_size**2
         with RepeatedLastKey(alike, patches + hidden.shape[1]) if alike else nullcontext():
