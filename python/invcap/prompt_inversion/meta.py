@@ -81,11 +81,8 @@ def reptile(
         objective = Objective(model, clean, conditioning_of, seeds, settings.inner)
         state = maximize(objective, State.start(vectors), settings.inner)
         rate = settings.rate * (1 - number / settings.rounds)
-        before, rows = (
-            start.tensors[name],
-            torch.arange(len(state.vectors), device=state.vectors.device),
-        )
-        found = conditioning_of(state.vectors, rows).tensors[name]
-        start = start.replace(**{name: before.lerp(found.mean(0, keepdim=True), rate)})
+        rows = torch.arange(settings.images, device=state.vectors.device)
+        found = conditioning_of(state.vectors, rows).tensors[name].mean(0, keepdim=True)
+        start = start.replace(**{name: start.tensors[name].lerp(found, rate)})
         on_round(number + 1, start)
     return start
