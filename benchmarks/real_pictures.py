@@ -38,11 +38,11 @@ from invcap_ext import InvertibleNetwork
 
 INTRODUCTION = """# Real pictures
 
-Recall by the cosine among {held_out:,} held-out pictures of {name}, of methods that were given
-the same latents, embeddings and split of {training:,}; of ours the mean and deviation over seeds.
+Recall by the cosine among {images:,} held-out pictures of {name}, of methods that were given the
+same latents, embeddings and split of {training:,}; of ours the mean and deviation over seeds.
 Seconds are those of fitting both directions once.
-
 """
+POOLS = ("Among all {sentences:,} sentences", "Among {titles:,} titles, the first sentence of each")
 HEADER = (
     "| encoder | method | caption R@1 | R@5 | R@10 | generation R@1 | R@5 | R@10 | seconds | "
     "numbers |\n|" + " --- |" * 10 + "\n"
@@ -69,13 +69,20 @@ class Sides:
         """Latents and embeddings of the pairs, (P, n) and (P, k)."""
         return self.x[self.image], self.e[self.caption]
 
+    @property
+    def titles(self) -> tuple[Tensor, Sides]:
+        """The numbers of the images' first captions, (T,), and this side with these alone."""
+        first = torch.cat([self.image.new_ones(1), self.image.diff()]).bool()
+        kept, caption = self.caption[first].unique(return_inverse=True)
+        return kept, Sides(self.x, self.e[kept], self.image[first], caption)
+
 
 @dataclass(frozen=True)
 class Row:
     """The results of a method.
 
     Attributes:
-        recall: R@1, 5 and 10 of captions, then of generation; one row for each seed.
+        recall: (seeds, 2, 6), R@1, 5 and 10 of captions, then of generation; see `recall`.
         numbers: how many numbers it has learned.
     """
 
@@ -85,8 +92,8 @@ class Row:
     seconds: float
     numbers: int
 
-    def line(self) -> str:
-        means, spread = self.recall.mean(0), self.recall.std(0)
+    def line(self, pool: int = 0) -> str:
+        means, spread = self.recall[:, pool].mean(0), self.recall[:, pool].std(0)
         several = len(self.recall) > 1
         cells = [
             f"{mean:.3f}" + (f" ± {deviation:.3f}" if several else "")
@@ -96,18 +103,26 @@ class Row:
         return f"| {self.encoder} | {self.method} | " + " | ".join(cells) + f" | {end}"
 
 
-def recall(found: Tensor, drawn: Tensor, held_out: Sides) -> list[float]:
-    """R@1, 5 and 10 of captions found for images, then of images drawn for captions."""
+def recall(found: Tensor, drawn: Tensor, held_out: Sides) -> list[list[float]]:
+    """R@1, 5 and 10 of captions found for images, then of images drawn for captions.
+
+    Among all captions, then among the titles.
+    """
+    kept, titles = held_out.titles
+    return [recall_of(found, drawn, held_out), recall_of(found, drawn[kept], titles)]
+
+
+def recall_of(found: Tensor, drawn: Tensor, pool: Sides) -> list[float]:
     sides = (
-        ranks(found, held_out.e, held_out.image, held_out.caption),
-        ranks(drawn, held_out.x, held_out.caption, held_out.image),
+        ranks(found, pool.e, pool.image, pool.caption),
+        ranks(drawn, pool.x, pool.caption, pool.image),
     )
     return [(side <= k).float().mean().item() for side in sides for k in (1, 5, 10)]
 
 
 def ours(
     training: Sides, held_out: Sides, settings: TrainSettings, accelerator: Accelerator
-) -> list[float]:
+) -> list[list[float]]:
     """Trains one network and runs it in both directions."""
     names = [""] * len(training.x)
     pairs = Pairs(names, training.x, names, training.e, training.image, training.caption)
@@ -119,7 +134,7 @@ def ours(
 
 
 @torch.no_grad()
-def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> list[float]:
+def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> list[list[float]]:
     """The results of one network in both directions."""
     x, e = held_out.x, held_out.e
     found = network(widened(x, network.features))[:, : e.shape[1]]
@@ -129,7 +144,7 @@ def both_ways(network: InvertibleNetwork | CouplingNetwork, held_out: Sides) -> 
 
 def learned(
     training: Sides, held_out: Sides, fit: Callable[[Tensor, Tensor], Map]
-) -> tuple[list[float], int]:
+) -> tuple[list[list[float]], int]:
     """Fits a method to each direction separately."""
     x, e = training.rows
     forwards, backwards = fit(x, e), fit(e, x)
@@ -210,13 +225,17 @@ def main(
     for encoder in encoders:
         training, held_out = prepare(data, share, encoder, work, accelerator)
         introduction = INTRODUCTION.format(
-            name=Path(data).name, training=len(training.x), held_out=len(held_out.x)
+            name=Path(data).name, training=len(training.x), images=len(held_out.x)
         )
+        counts = {"sentences": len(held_out.e), "titles": len(held_out.titles[0])}
         for row in compare(encoder, training, held_out, seeds, accelerator):
             typer.echo(row.line())
             rows.append(row)
-            lines = "\n".join(row.line() for row in rows) + "\n"
-            write_text(output / "table.md", introduction + HEADER + lines)
+            tables = [
+                f"\n{pool.format(**counts)}:\n\n" + HEADER + "\n".join(row.line(k) for row in rows)
+                for k, pool in enumerate(POOLS)
+            ]
+            write_text(output / "table.md", introduction + "\n".join(tables) + "\n")
     write_json(
         output / "results.json",
         [vars(row) | {"recall": row.recall.tolist()} for row in rows],

@@ -45,4 +45,15 @@ def test_recall_is_that_of_pairs_found_in_both_directions(script):
         torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3)
     )
     found = script("real_pictures").recall(torch.eye(3), torch.eye(3).roll(1, 0), sides)
-    assert found == [1, 1, 1, 0, 1, 1]
+    assert found == [[1, 1, 1, 0, 1, 1]] * 2
+
+
+def test_titles_are_searched_without_the_other_sentences(script):
+    real_pictures = script("real_pictures")
+    e = torch.tensor([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]])
+    image, caption = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 2])
+    sides = real_pictures.Sides(torch.eye(2), e, image, caption)
+    drawn = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    every, titles = real_pictures.recall(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), drawn, sides)
+    assert every == pytest.approx([0.5, 1, 1, 2 / 3, 1, 1])
+    assert titles == pytest.approx([0.5, 1, 1, 1, 1, 1])

@@ -4,10 +4,12 @@ The network's first k outputs are the caption's; the next n - k are a residual, 
 and its caption does not say. The residual's first m numbers may be variations: then the inverse is
 trained to draw an image from its caption and these, so that others draw other images of it.
 
-A network wider than n has zeros beside both, which give it room: a latent is padded with zeros (and
-the noise of training), outputs beyond n are free in one direction and zero in the other. Without
-them f and its inverse on captions undo each other exactly, so that one cannot err towards the mean,
-as regression does, unless the other errs away from it.
+A network wider than n, of N, has zeros beside both, which give it room: a latent is padded with
+zeros (and the noise of training), outputs beyond n are free in one direction and zero in the other.
+Without them f and its inverse on captions undo each other exactly, so that one cannot err towards
+the mean, as regression does, unless the other errs away from it. For a linear f whose directions
+are x -> A x and e -> B e, A B + P Q = I, where P and Q have N - n columns and rows. So I - A B has
+at most the rank N - n, and with N = n + k both directions can be any matrices.
 
 Source of padding: Ardizzone et al., "Analyzing inverse problems with invertible neural networks"
 (2019).

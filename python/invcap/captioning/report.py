@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import widened
@@ -26,7 +27,8 @@ from invcap.data.encode import decode_png
 from invcap.figures import write_figure
 from invcap.files import write_text
 
-SHOWN = 16
+BEST = 8
+RANDOM = 16
 SHOWN_ON_SHEET = 8
 SMOOTHING = 25
 
@@ -67,8 +69,9 @@ def write_report(
 ) -> None:
     """Writes report.html, one file with its images inside, and samples.png into `output`."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(held_out.names), generator=generator)[:SHOWN].tolist()
-    shown = _show(model, held_out, chosen)
+    chosen = torch.randperm(len(held_out.names), generator=generator)[:RANDOM].tolist()
+    best = _show(model, held_out, best_drawn(model, held_out, BEST))
+    some = _show(model, held_out, chosen)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("invcap.captioning", "."), autoescape=True
     )
@@ -78,11 +81,30 @@ def write_report(
         settings=settings,
         held_out=len(held_out.names),
         curves=_curves(history),
-        shown=shown,
+        best=best,
+        some=some,
         refine_steps=refinement(model.image_encoder, None)[1],
     )
     write_text(output / "report.html", page)
-    write_figure(output / "samples.png", _sheet(shown[:SHOWN_ON_SHEET]))
+    write_figure(output / "samples.png", _sheet(best, some[:SHOWN_ON_SHEET]))
+
+
+@torch.no_grad()
+def best_drawn(model: InvertibleCaptioner, held_out: Pairs, count: int) -> list[int]:
+    """The images whose latents are most similar to what the inverse makes of their first captions.
+
+    Of several images with that caption, only the best.
+    """
+    first = torch.cat([held_out.image.new_ones(1), held_out.image.diff()]).bool()
+    x = model.latent_scaler(in_memory(held_out.latents).to(model.device))
+    e = model.embedding_scaler(held_out.embeddings[held_out.caption[first]].to(model.device))
+    drawn = model.network.inverse(widened(e, model.network.features))[:, : x.shape[1]]
+    order = F.cosine_similarity(drawn, x).argsort(descending=True).tolist()
+    captions = held_out.caption[first].tolist()
+    chosen: dict[int, int] = {}
+    for image in order:
+        chosen.setdefault(captions[image], image)
+    return list(chosen.values())[:count]
 
 
 @torch.no_grad()
@@ -138,14 +160,22 @@ def _curves(history: dict[str, list[float]]) -> str:
     return svg.getvalue()[svg.getvalue().index("<svg") :]
 
 
-def _sheet(shown: Sequence[Shown]) -> Figure:
-    figure = Figure(figsize=(1.75 * len(shown), 4.4), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for (above, below), one in zip(axes.T, shown, strict=True):
-        above.set_title(textwrap.fill(one.sentence, 28), fontsize=8)
-        for axis, pixels in ((above, one.image), (below, one.drawn)):
-            axis.imshow(pixels)
-            axis.set(xticks=[], yticks=[])
-    axes[0, 0].set_ylabel("held-out image")
-    axes[1, 0].set_ylabel("drawn from the sentence")
+def _sheet(best: Sequence[Shown], some: Sequence[Shown]) -> Figure:
+    columns = max(len(best), len(some))
+    figure = Figure(figsize=(1.6 * columns, 8.6), layout="constrained")
+    halves = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    titles = ("drawn best: the closest to their image of all held out", "chosen at random")
+    for half, title, shown in zip(halves, titles, (best, some), strict=True):
+        half.suptitle(title, fontsize=10)
+        axes = half.subplots(2, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        for (above, below), one in zip(axes.T, shown, strict=False):
+            above.set_title(textwrap.fill(one.sentence, 24), fontsize=7)
+            found = textwrap.fill(f"found: {one.found}", 24)
+            below.set_xlabel(found, fontsize=7, color="#060" if one.right else "#a00")
+            above.imshow(one.image)
+            below.imshow(one.drawn)
+        axes[0, 0].set_ylabel("held-out image")
+        axes[1, 0].set_ylabel("drawn from the sentence")
     return figure
