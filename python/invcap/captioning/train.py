@@ -121,11 +121,11 @@ class TrainSettings:
 SHAPES = TrainSettings(padding=64, contrastive=0.3, steps=1900)
 REAL = TrainSettings(
     depth=3,
-    padding=128,
+    padding=384,
     negative_slope=0.5,
-    learning_rate=0.02,
+    learning_rate=0.03,
     weight_decay=0.1,
-    steps=600,
+    steps=400,
     generation_weight=1.0,
     contrastive=1.0,
     noise=0.6,
