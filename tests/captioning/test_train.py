@@ -10,9 +10,12 @@ from invcap.captioning.pairs import Pairs
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import (
     CHECKPOINT,
+    REAL,
+    SHAPES,
     Choices,
     TrainingModule,
     TrainSettings,
+    default_settings,
     make_optimizers,
     train_network,
 )
@@ -244,3 +247,12 @@ def test_all_images_of_a_caption_are_drawn_but_no_more_than_asked():
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainSettings(**settings)
+
+
+def test_another_optimizer_has_its_own_learning_rate():
+    assert default_settings("shapes", "muon") == default_settings("shapes") == SHAPES
+    assert default_settings("a folder", "adamw") == replace(
+        REAL, optimizer="adamw", learning_rate=None
+    )
+    with pytest.raises(ValueError, match="optimizer must be one of"):
+        default_settings("shapes", "sgd")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -133,9 +133,16 @@ REAL = TrainSettings(
 )
 
 
-def default_settings(data: str) -> TrainSettings:
-    """The best settings for data, by its name: `shapes`, or real images."""
-    return SHAPES if data == "shapes" else REAL
+def default_settings(data: str, optimizer: str | None = None) -> TrainSettings:
+    """The best settings for data, by its name: `shapes`, or real images.
+
+    Args:
+        optimizer: None for theirs; another one has its own learning rate.
+    """
+    settings = SHAPES if data == "shapes" else REAL
+    if optimizer in (None, settings.optimizer):
+        return settings
+    return replace(settings, optimizer=optimizer, learning_rate=None)
 
 
 class TrainingModule(nn.Module):

@@ -161,7 +161,7 @@ def train(
     from invcap.training.devices import start_processes
 
     settings = replace(
-        default_settings(data),
+        default_settings(data, optimizer),
         gradient_accumulation=gradient_accumulation,
         seed=seed,
         **given(
@@ -169,7 +169,6 @@ def train(
             depth=depth,
             padding=padding,
             negative_slope=negative_slope,
-            optimizer=optimizer,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             batch_size=batch_size,
