@@ -137,12 +137,14 @@ def default_settings(data: str, optimizer: str | None = None) -> TrainSettings:
     """The best settings for data, by its name: `shapes`, or real images.
 
     Args:
-        optimizer: None for theirs; another one has its own learning rate.
+        optimizer: that takes the place of theirs, if any: it has a learning rate of its own.
     """
     settings = SHAPES if data == "shapes" else REAL
-    if optimizer in (None, settings.optimizer):
-        return settings
-    return replace(settings, optimizer=optimizer, learning_rate=None)
+    return (
+        settings
+        if optimizer in (None, settings.optimizer)
+        else replace(settings, learning_rate=None)
+    )
 
 
 class TrainingModule(nn.Module):

@@ -169,6 +169,7 @@ def train(
             depth=depth,
             padding=padding,
             negative_slope=negative_slope,
+            optimizer=optimizer,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             batch_size=batch_size,
