@@ -25,7 +25,7 @@ from torch import Tensor
 
 from invcap.captioning.evaluate import ranks
 from invcap.captioning.objectives import widened
-from invcap.captioning.pairs import Pairs, in_memory, make_pairs
+from invcap.captioning.pairs import Pairs, first_of_each, in_memory, make_pairs
 from invcap.captioning.run import coordinates
 from invcap.captioning.scaler import Scaler
 from invcap.captioning.train import REAL, TrainSettings, train_network
@@ -72,7 +72,7 @@ class Sides:
     @property
     def titles(self) -> tuple[Tensor, Sides]:
         """The numbers of the images' first captions, (T,), and this side with these alone."""
-        first = torch.cat([self.image.new_ones(1), self.image.diff()]).bool()
+        first = first_of_each(self.image)
         kept, caption = self.caption[first].unique(return_inverse=True)
         return kept, Sides(self.x, self.e[kept], self.image[first], caption)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from invcap.captioning.evaluate_writer import evaluate_writer
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import widened
-from invcap.captioning.pairs import Pairs, in_memory
+from invcap.captioning.pairs import Pairs, first_of_each, in_memory
 from invcap.captioning.similarity import similarities
 
 DISTANCES_AT_ONCE = 2**24
@@ -81,7 +81,7 @@ def _redrawn(
     model: InvertibleCaptioner, e: Tensor, x: Tensor, image: Tensor, caption: Tensor
 ) -> float:
     """The share of drawn images that, encoded again, have their own image among the ten nearest."""
-    first = torch.cat([image.new_ones(1), image.diff()]).bool()
+    first = first_of_each(image)
     images, captions = image[first][:REDRAWN], caption[first][:REDRAWN]
     again = model.latent_scaler(model.image_encoder.encode(model.draw(e[captions])))
     numbers = torch.arange(len(images), device=images.device)

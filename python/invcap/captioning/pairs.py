@@ -46,6 +46,11 @@ class Pairs:
     identity: str = ""
 
 
+def first_of_each(image: Tensor) -> Tensor:
+    """Which pairs, (P,) bool, are the first of their image; `image` is sorted, as in `Pairs`."""
+    return torch.cat([image.new_ones(1), image.diff()]).bool()
+
+
 def encode_captions(
     captions: Sequence[str],
     sentences: SentenceEncoder,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from invcap.captioning.model import InvertibleCaptioner
 from invcap.captioning.objectives import widened
-from invcap.captioning.pairs import Pairs, in_memory
+from invcap.captioning.pairs import Pairs, first_of_each, in_memory
 from invcap.captioning.refine import refinement
 from invcap.captioning.similarity import similarities
 from invcap.data.encode import decode_png
@@ -95,7 +95,7 @@ def best_drawn(model: InvertibleCaptioner, held_out: Pairs, count: int) -> list[
 
     Of several images with that caption, only the best.
     """
-    first = torch.cat([held_out.image.new_ones(1), held_out.image.diff()]).bool()
+    first = first_of_each(held_out.image)
     x = model.latent_scaler(in_memory(held_out.latents).to(model.device))
     e = model.embedding_scaler(held_out.embeddings[held_out.caption[first]].to(model.device))
     drawn = model.network.inverse(widened(e, model.network.features))[:, : x.shape[1]]

@@ -140,11 +140,9 @@ def default_settings(data: str, optimizer: str | None = None) -> TrainSettings:
         optimizer: that takes the place of theirs, if any: it has a learning rate of its own.
     """
     settings = SHAPES if data == "shapes" else REAL
-    return (
-        settings
-        if optimizer in (None, settings.optimizer)
-        else replace(settings, learning_rate=None)
-    )
+    if optimizer in (None, settings.optimizer):
+        return settings
+    return replace(settings, learning_rate=None)
 
 
 class TrainingModule(nn.Module):
